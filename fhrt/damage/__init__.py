@@ -1,0 +1,1 @@
+"""Bad pictures on purpose: pure seeded functions, shared by training and scoring."""

@@ -1,0 +1,36 @@
+"""The errors that fhrt raises, and the exit code of each.
+
+    FhrtError            1  something failed
+    ├── UsageError       2  the call itself is wrong (option, argument, combination)
+    ├── InputError       1  a picture, film or folder that cannot be read or written
+    ├── RuntimeMissing   1  a device, runtime or package that was asked for is not here
+    └── ModelError       1  a model file that is missing, broken, or not what it should be
+
+A message is one line: what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class FhrtError(Exception):
+    """Anything that fhrt reports to its user in one line."""
+
+    exit_code = 1
+
+
+class UsageError(FhrtError):
+    """The call is wrong: an unknown option, or options that exclude each other."""
+
+    exit_code = 2
+
+
+class InputError(FhrtError):
+    """A file that cannot be read or written, or whose content is not what it says."""
+
+
+class RuntimeMissing(FhrtError):
+    """A device, runtime or package that was asked for cannot be had here."""
+
+
+class ModelError(FhrtError):
+    """A model or weight file that is missing, damaged or does not fit its recipe."""

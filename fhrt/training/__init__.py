@@ -1,0 +1,1 @@
+"""Training: one trainer (`train.py`), one file a system, one TOML a run."""

@@ -1,0 +1,70 @@
+"""The `landmarks` system: faces roughly aligned, as the detector's landmarks would align them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from fhrt.faces import landmark_crop_matrix
+from fhrt.networks.landmarks import SIDE, Landmarks
+from fhrt.training.labelled import Labelled, read_sources, spoil, warp, warp_faces
+
+SMALLEST = 20.0  # pixels of a face; below, the given landmarks are guesses themselves
+
+
+class LandmarkSystem:
+    """Data, network and loss of the landmark network."""
+
+    def __init__(self, data: Path, options: dict[str, Any]) -> None:
+        self.size = int(options["batch"])
+        self.sources = read_sources(data)
+        self.pools = []
+        photos = self.sources.photos
+        for pool in (photos["in_the_wild"], photos["portraits"], photos["old"], self.sources.faces):
+            self.pools.append([(p, i) for p in pool for i in range(len(p.boxes)) if _usable(p, i)])
+
+    def build(self) -> nn.Module:
+        return Landmarks()
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        parts = [self._sample(rng) for _ in range(self.size)]
+        return {
+            "picture": np.stack([picture.transpose(2, 0, 1) for picture, _ in parts]),
+            "landmarks": np.stack([places for _, places in parts]).astype(np.float32),
+        }
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Mean distance of the landmarks, over the distance of the eyes."""
+        wanted = batch["landmarks"]
+        found = network(batch["picture"].float() / 255)
+        eyes = (wanted[:, 1] - wanted[:, 0]).norm(dim=1).clamp(min=0.1)
+        error = ((found - wanted).square().sum(2) + 1e-6).sqrt().mean(1) / eyes
+        return error.mean(), {"error": float(error.detach().mean())}
+
+    def _sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        pool = self.pools[int(rng.choice(4, p=[0.3, 0.15, 0.15, 0.4]))]
+        source, i = pool[rng.integers(len(pool))]
+        truth = source.landmarks[i]
+        # The detector's landmarks: the true ones, moved together, turned, scaled, and each a bit.
+        middle = truth.mean(0)
+        spread = np.sqrt(((truth - middle) ** 2).sum(1).mean())
+        angle, factor = rng.normal(0, 0.1), np.exp(rng.normal(0, 0.12))
+        turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        rough = (truth - middle) @ turn.T + middle + rng.normal(0, 0.15 * spread, 2)
+        rough = rough + rng.normal(0, 0.08 * spread, (5, 2))
+        matrix = landmark_crop_matrix(rough, SIDE)
+        if rng.random() < 0.5:
+            matrix = np.array([[-1.0, 0, SIDE - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
+        crop = np.empty((SIDE, SIDE, 3), np.uint8)
+        crop[:] = rng.integers(0, 256, 3)
+        warp(source, matrix, crop)
+        _, places = warp_faces(matrix, source.boxes[i : i + 1], source.landmarks[i : i + 1])
+        return spoil(crop, rng), (places[0] + 0.5) / SIDE
+
+
+def _usable(source: Labelled, i: int) -> bool:
+    size = np.sqrt(np.prod(source.boxes[i, 2:] - source.boxes[i, :2]))
+    return bool(not source.ignore[i] and size >= SMALLEST)
