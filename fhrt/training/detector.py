@@ -37,12 +37,16 @@ class DetectorSystem:
             pictures.append(picture.transpose(2, 0, 1))
             targets.append(assign(self.cells, *faces))
         keys = targets[0].keys()
-        return {"picture": np.stack(pictures)} | {k: np.stack([t[k] for t in targets]) for k in keys}
+        return {"picture": np.stack(pictures)} | {
+            k: np.stack([t[k] for t in targets]) for k in keys
+        }
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Quality focal loss (Li et al. 2020) for the score, whose target is the box's IoU; GIoU
         (Rezatofighi et al. 2019) for the box; smooth L1 of the landmarks over the face's size."""
-        maps = network((batch["picture"].float() / 255).contiguous(memory_format=torch.channels_last))
+        maps = network(
+            (batch["picture"].float() / 255).contiguous(memory_format=torch.channels_last)
+        )
         out = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)  # (N, cells, 15)
         centres = torch.from_numpy(self.cells).to(out)
         stride = centres[:, 2:]
@@ -142,7 +146,12 @@ def mosaic(
             boxes.append(faces[0] + np.tile(offset, 2))
             landmarks.append(faces[1] + offset)
             ignore.append(faces[2])
-    return spoil(picture, rng), np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(ignore)
+    return (
+        spoil(picture, rng),
+        np.concatenate(boxes),
+        np.concatenate(landmarks),
+        np.concatenate(ignore),
+    )
 
 
 def _choose(sources: Sources, grid: int, rng: np.random.Generator) -> Labelled | None:
@@ -179,7 +188,9 @@ def _draw(
         zoom = rng.uniform(0.4, 1.5)
         centre = rng.random(2) * [width, height]
     radians = np.radians(angle)
-    turn = zoom * np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]])
+    turn = zoom * np.array(
+        [[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]]
+    )
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0])
     place = rng.uniform(0.12, 0.88, 2) * [columns, rows]

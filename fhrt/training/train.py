@@ -205,9 +205,7 @@ def _prefetched(
 class _Log:
     """Means of the figures since the last line, to a CSV file and a callback."""
 
-    def __init__(
-        self, path: Path, report: Callable[[int, dict[str, float]], None] | None
-    ) -> None:
+    def __init__(self, path: Path, report: Callable[[int, dict[str, float]], None] | None) -> None:
         self.path, self.report = path, report
         self.sums: dict[str, float] = {}
         self.count = 0

@@ -1,0 +1,72 @@
+"""`fhrt doctor`: what is installed, what is not, and the line that adds it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+EXTRAS = {
+    "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich"],
+    "cpu": ["onnxruntime"],
+    "gpu": ["onnxruntime-gpu"],
+    "train": ["torch", "onnx", "onnxscript"],
+}
+
+
+def doctor() -> int:
+    """Versions, runtimes, GPU, and what is missing. Exit code 1 where nothing could be restored."""
+    from fhrt import __version__
+
+    print(f"fhrt {__version__}  python {platform.python_version()}  {platform.platform()}")
+    installed: dict[str, str] = {}
+    for extra, packages in EXTRAS.items():
+        for package in packages:
+            try:
+                installed[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        found = [f"{p} {installed[p]}" for p in packages if p in installed]
+        absent = [p for p in packages if p not in installed]
+        line = f"{extra:6}" + ", ".join(found)
+        if absent:
+            line += ("  " if found else "") + f"missing: {', '.join(absent)}"
+            line += (
+                f"  (pip install 'fhrt[{extra}]')" if extra != "base" else "  (pip install fhrt)"
+            )
+        print(line)
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        print(
+            "onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, then "
+            "install one"
+        )
+    ready = _runtime()
+    _models()
+    return 0 if ready else 1
+
+
+def _runtime() -> bool:
+    """Print what ONNX Runtime really opens; it lists providers that it cannot use."""
+    from fhrt.errors import FhrtError
+    from fhrt.runtime.session import open_session
+
+    for device in ("cpu", "cuda"):
+        try:
+            session = open_session("restore", device, "onnx")
+            print(f"onnx on {device}: works ({session.device}, {session.precision})")
+        except FhrtError as error:
+            print(f"onnx on {device}: no: {error}")
+            if device == "cpu":
+                return False
+    return True
+
+
+def _models() -> None:
+    from fhrt.errors import ModelError
+    from fhrt.models import recipes
+
+    for name, recipe in recipes().items():
+        try:
+            print(f"model {name}: {recipe.onnx_path()}")
+        except ModelError as error:
+            print(f"model {name}: missing: {error}", file=sys.stderr)

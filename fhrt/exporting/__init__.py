@@ -1,0 +1,1 @@
+"""From a checkpoint to an artifact that was checked against it."""

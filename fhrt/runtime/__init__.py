@@ -1,0 +1,1 @@
+"""Runtimes behind one contract: `session.py` says what a session is and opens one."""

@@ -1,0 +1,74 @@
+"""ONNX Runtime, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fhrt.errors import ModelError, RuntimeMissing
+from fhrt.models import Recipe, recipe_from_metadata
+from fhrt.runtime.session import Batch
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+def open_graph(path: Path, device: str, index: int = 0, threads: int = 0) -> tuple[Any, str]:
+    """An onnxruntime.InferenceSession and the device it really runs on.
+
+    onnxruntime-gpu lists CUDA also where its libraries are missing and then runs on the CPU: what
+    counts is what the opened session says. Raises RuntimeMissing or ModelError.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised below, in one line
+    # The sizes change from call to call, and a plan for each would never be used again.
+    options.enable_mem_pattern = False
+    wanted: list[Any] = [PROVIDERS["cpu"]]
+    if device == "cuda" or (
+        device == "auto" and PROVIDERS["cuda"] in ort.get_available_providers()
+    ):
+        wanted.insert(0, (PROVIDERS["cuda"], {"device_id": index}))
+    try:
+        session = ort.InferenceSession(path, options, providers=wanted)
+    except Exception as error:  # onnxruntime's own errors share no public class
+        raise ModelError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from error
+    on_cuda = PROVIDERS["cuda"] in session.get_providers()
+    if device == "cuda" and not on_cuda:
+        raise RuntimeMissing(
+            f"cuda:{index} was asked for, and onnxruntime cannot use it here: "
+            "install fhrt[gpu] in place of fhrt[cpu], and see `fhrt doctor`"
+        )
+    return session, f"cuda:{index}" if on_cuda else "cpu"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the metadata of an ONNX file. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    graph, _ = open_graph(path, "cpu")
+    return recipe_from_metadata(path, graph.get_modelmeta().custom_metadata_map)
+
+
+class OnnxSession:
+    """A session over `open_graph`; see runtime.session.Session."""
+
+    runtime = "onnx"
+    precision = "fp32"
+    batch_max = 8
+
+    def __init__(self, model: Recipe, device: str, index: int, threads: int) -> None:
+        self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
+        self._graph, self.device = open_graph(model.onnx_path(), device, index, threads)
+        self._input = self._graph.get_inputs()[0].name
+
+    def __call__(self, batch: Batch) -> Batch:
+        output: Batch = self._graph.run(None, {self._input: np.ascontiguousarray(batch)})[0]
+        return output
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
