@@ -150,4 +150,5 @@ def merge(found: NDArray[np.float32], overlap: float) -> NDArray[np.float32]:
     boxes = found[:, 1:5].copy()
     boxes[:, 2:] -= boxes[:, :2]
     kept = cv2.dnn.NMSBoxes(boxes.tolist(), found[:, 0].tolist(), 0.0, overlap)
-    return found[np.asarray(kept, int).reshape(-1)]
+    best: NDArray[np.float32] = found[np.asarray(kept, int).reshape(-1)]
+    return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Picture: TypeAlias = NDArray[np.uint8]
 Matrix: TypeAlias = NDArray[np.float64]
+Depth = TypeVar("Depth", bound=np.generic)
 
 # Left eye, right eye, nose, left and right mouth corner on a 512-pixel crop (FFHQ, as in facexlib).
 TEMPLATE = np.array(
@@ -93,11 +94,14 @@ def crop(picture: Picture, matrix: Matrix, side: int) -> Picture:
     return _sample(part, inverse, (side, side), cv2.BORDER_REFLECT_101)
 
 
-def enlarge(picture: NDArray[np.generic], scale: int) -> NDArray[np.generic]:
+def enlarge(picture: NDArray[Depth], scale: int) -> NDArray[Depth]:
     """The picture at `scale` times its size, by cubic interpolation; a copy at 1. Any depth."""
     if scale == 1:
         return picture.copy()
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    larger: NDArray[Depth] = cv2.resize(
+        picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC
+    )
+    return larger
 
 
 def paste(base: Picture, before: Picture, after: Picture, matrix: Matrix, scale: int = 1) -> None:
@@ -120,7 +124,7 @@ def paste(base: Picture, before: Picture, after: Picture, matrix: Matrix, scale:
     if (high <= low).any():
         return
     to_crop[:, 2] += to_crop[:, :2] @ low
-    change = (after.astype(np.float32) - before) * _feather(side)
+    change: NDArray[np.float32] = (after.astype(np.float32) - before) * _feather(side)
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
     change = _sample(change, to_crop, size, cv2.BORDER_CONSTANT)
     part = base[low[1] : high[1], low[0] : high[0]]
@@ -140,12 +144,13 @@ def _corners(matrix: Matrix, side: int) -> Matrix:
     """(4, 2): where the corners of a crop lie in the picture."""
     inverse = cv2.invertAffineTransform(matrix)
     square = np.array([[0, 0], [side - 1, 0], [0, side - 1], [side - 1, side - 1]], np.float64)
-    return square @ inverse[:, :2].T + inverse[:, 2]
+    corners: Matrix = square @ inverse[:, :2].T + inverse[:, 2]
+    return corners
 
 
 def _sample(
-    source: NDArray[np.generic], matrix: Matrix, size: tuple[int, int], border: int
-) -> NDArray[np.generic]:
+    source: NDArray[Depth], matrix: Matrix, size: tuple[int, int], border: int
+) -> NDArray[Depth]:
     """Bilinear samples of `source` at matrix · (x, y), averaged first where it is made smaller."""
     step = int(np.hypot(matrix[0, 0], matrix[1, 0]))
     if step >= 2:
@@ -156,6 +161,7 @@ def _sample(
             source = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
             matrix = matrix / step
             matrix[:, 2] += 0.5 / step - 0.5
-    return cv2.warpAffine(
+    sampled: NDArray[Depth] = cv2.warpAffine(
         source, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=border
     )
+    return sampled

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Picture, enlarge
@@ -35,6 +35,11 @@ FORMATS = {
     ".gif": "GIF",
 }
 DEEP = {"PNG", "TIFF"}  # what keeps 16 bits
+SAVING: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_lzw"},
+}
 ALPHA = {"PNG", "TIFF", "WEBP"}  # what keeps transparency
 
 
@@ -78,7 +83,7 @@ def read_photo(source: Path | bytes, name: str = "") -> Photo:
         raise InputError(
             f"{name}: more than {MAX_PIXELS // 10**6} megapixels; cut or shrink it first"
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture in a format that can be read") from error
     except (OSError, ValueError, SyntaxError, cv2.error) as error:  # Pillow raises all of these
         raise InputError(f"{name}: damaged or cut short: {_line(error)}") from error
@@ -108,11 +113,7 @@ def encode_photo(photo: Photo, restored: Picture, scale: int, format: str) -> by
         if alpha is not None:
             image.putalpha(Image.fromarray(alpha))
     buffer = io.BytesIO()
-    options: dict[str, Any] = {
-        "JPEG": {"quality": 95, "subsampling": 0},
-        "WEBP": {"quality": 95},
-        "TIFF": {"compression": "tiff_lzw"},
-    }.get(format, {})
+    options = SAVING.get(format, {})
     try:
         image.save(buffer, format, **options, **extras)
     except (OSError, ValueError, KeyError) as error:
@@ -146,8 +147,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
+        Path(beside).chmod(0o666 & ~_umask())
+        Path(beside).replace(path)
     except BaseException as error:
         Path(beside).unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -226,10 +227,8 @@ def _encode_deep(
 
 
 def _read_deep(data: bytes) -> NDArray[np.uint16] | None:
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
-        return None
-    return values
+    values: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return values if values is not None and values.dtype == np.uint16 else None
 
 
 def _is_deep_colour(image: Image.Image, data: bytes) -> bool:

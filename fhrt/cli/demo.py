@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fhrt.faces import Picture
 
 
 def demo(
@@ -61,11 +64,12 @@ def demo(
     print(f"{seconds:.2f} s on {restorer.session.device}; written to {output}")
 
 
-def _astronaut():  # type: ignore[no-untyped-def]
+def _astronaut() -> Picture:
     """scikit-image's portrait of Eileen Collins (NASA, public domain), 512×512."""
     from fhrt.runtime.session import need
 
     need("skimage", "demo")
     from skimage.data import astronaut
 
-    return astronaut()
+    picture: Picture = astronaut()  # type: ignore[no-untyped-call]
+    return picture

@@ -16,7 +16,7 @@ def export(
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The ONNX file, or a folder for it.")
-    ] = Path("."),
+    ] = Path(),
 ) -> None:
     """Write the ONNX file of a network, run beside PyTorch before it is published."""
     from fhrt.models import recipe

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
 
 INTERRUPTED = 130
 
@@ -55,7 +59,7 @@ def run_app(arguments: list[str]) -> int:
         return 1
 
 
-def _app():  # type: ignore[no-untyped-def]
+def _app() -> typer.Typer:
     import typer
 
     from fhrt.cli import demo, doctor, evaluate, export, models, run, train

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def models(
     from fhrt.errors import ModelError
     from fhrt.models import recipes
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, recipe in recipes().items():
         try:
             path, here = str(recipe.onnx_path()), True
@@ -42,6 +42,7 @@ def models(
 
     table = Table("name", "task", "licence", "commercial use", "here", "about", box=None)
     for row in rows:
-        use, here = ("yes" if row[key] else "no" for key in ("commercial", "here"))
-        table.add_row(row["name"], row["task"], row["licence"], use, here, row["about"])
+        words = {True: "yes", False: "no"}
+        shown = ("name", "task", "licence", "commercial", "here", "about")
+        table.add_row(*(words.get(row[key], str(row[key])) for key in shown))
     Console().print(table)

@@ -54,7 +54,8 @@ def blind(picture: Picture, rng: np.random.Generator, ranges: Blind = BLIND_256)
     values = values + rng.normal(0, level, values.shape)
     rounded = np.clip(np.round(values), 0, 255).astype(np.uint8)
     compressed = jpeg(rounded, int(rng.uniform(*ranges.quality)))
-    return cv2.resize(compressed, (width, height), interpolation=cv2.INTER_LINEAR)
+    result: Picture = cv2.resize(compressed, (width, height), interpolation=cv2.INTER_LINEAR)
+    return result
 
 
 def jpeg(picture: Picture, quality: int) -> Picture:

@@ -15,7 +15,11 @@ def build(name: str) -> nn.Module:
     from fhrt.networks.landmarks import Landmarks
     from fhrt.networks.restore import Restore
 
-    networks = {"restore": Restore, "detector": Detector, "landmarks": Landmarks}
+    networks: dict[str, type[nn.Module]] = {
+        "restore": Restore,
+        "detector": Detector,
+        "landmarks": Landmarks,
+    }
     if name not in networks:
         raise ModelError(f"no network {name!r}; there are: {', '.join(networks)}")
     return networks[name]()

@@ -29,4 +29,5 @@ class Landmarks(nn.Module):
         nn.init.constant_(self.out.bias, 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.features(x - 0.5).flatten(1)).unflatten(1, (5, 2))
+        places: Tensor = self.out(self.features(x - 0.5).flatten(1))
+        return places.reshape(-1, 5, 2)

@@ -34,7 +34,8 @@ class Residual(nn.Module):
             self.conv2.weight.mul_(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.leaky_relu(self.conv1(x), 0.1))
+        change: Tensor = self.conv2(F.leaky_relu(self.conv1(x), 0.1))
+        return x + change
 
 
 def residuals(channels: int, count: int) -> nn.Sequential:

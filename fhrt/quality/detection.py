@@ -11,6 +11,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ IOU = 0.5
 @dataclass(frozen=True)
 class FoundFace:
     """One labelled face: its kind of picture, its size in pixels, the score of the box that found
-    it (0 where none did), the landmarks' mean error over the distance of the eyes (nan likewise)."""
+    it (0 where none did), the landmarks' mean error over the eye distance (nan likewise)."""
 
     kind: str
     size: float
@@ -61,7 +62,7 @@ class DetectionScores:
         """One row a kind of picture and class of size: n, recall, landmark error."""
         rows: list[dict[str, object]] = []
         for kind in sorted({face.kind for face in self.faces}):
-            for low, high in zip(SIZES[:-1], SIZES[1:], strict=True):
+            for low, high in pairwise(SIZES):
                 chosen = self._of(kind, (low, high))
                 hits = [f for f in chosen if f.score >= threshold]
                 if chosen:
@@ -124,11 +125,11 @@ def _match(kind: str, rows: Iterable[dict[str, str]], found: list[Face]) -> list
     boxes[:, 2:] += boxes[:, :2]
     overlap = np.zeros((len(truth), len(found)))
     if found:
-        overlap = iou(boxes, np.stack([face.box for face in found]))
+        overlap[:] = iou(boxes, np.stack([face.box for face in found]))
     pair: dict[int, int] = {}
     while overlap.size and overlap.max() >= IOU:
-        i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
-        pair[int(i)] = int(j)
+        i, j = divmod(int(overlap.argmax()), len(found))
+        pair[i] = j
         overlap[i, :] = overlap[:, j] = 0
     matched = []
     for i, row in enumerate(truth):

@@ -42,7 +42,8 @@ def ssim(a: Picture, b: Picture) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
 
     def window(values: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(values, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)
+        mean: np.ndarray = cv2.GaussianBlur(values, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)
+        return mean
 
     mean_x, mean_y = window(x), window(y)
     var_x = window(x * x) - mean_x * mean_x

@@ -109,7 +109,7 @@ def score(
         side: {"psnr": [], "ssim": []} for side in ("input", "output")
     }
     for path, case in cases(folder, protocol):
-        batch = case.given.transpose(2, 0, 1)[None].astype(np.float32) / 255
+        batch = case.given.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
         values = network(batch)[0].transpose(1, 2, 0)
         output = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
         if output.shape != case.truth.shape:

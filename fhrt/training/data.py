@@ -19,7 +19,8 @@ def read_picture(path: Path) -> Picture:
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if values is None:
         raise InputError(f"{path}: not a picture that can be read")
-    return cv2.cvtColor(values, cv2.COLOR_BGR2RGB)
+    picture: Picture = cv2.cvtColor(values, cv2.COLOR_BGR2RGB)
+    return picture
 
 
 def read_folder(folder: Path) -> list[Picture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,8 @@ def mosaic(
     grid = int(rng.choice([1, 2, 3, 4, 6], p=[0.5, 0.22, 0.14, 0.09, 0.05]))
     lines = np.round(np.linspace(0, side, grid + 1)).astype(int)
     boxes, landmarks, ignore = [np.zeros((0, 4))], [np.zeros((0, 5, 2))], [np.zeros(0, bool)]
-    for top, bottom in zip(lines[:-1], lines[1:], strict=True):
-        for left, right in zip(lines[:-1], lines[1:], strict=True):
+    for top, bottom in pairwise(lines):
+        for left, right in pairwise(lines):
             source = _choose(sources, grid, rng)
             if source is None:
                 continue

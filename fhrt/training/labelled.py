@@ -84,7 +84,8 @@ def fit_boxes(landmarks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     middle, size = landmark_frame(landmarks)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - middle
     wanted = np.concatenate([centres, boxes[:, 2:] - boxes[:, :2]], 1) / size[:, None]
-    return np.linalg.lstsq(_frame_features(landmarks), wanted, rcond=None)[0]
+    fit: np.ndarray = np.linalg.lstsq(_frame_features(landmarks), wanted, rcond=None)[0]
+    return fit
 
 
 def boxes_of(landmarks: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -149,7 +150,7 @@ def spoil(picture: Picture, rng: np.random.Generator) -> Picture:
     if rng.random() < 0.4:
         quality = int(rng.uniform(20, 90))
         encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return picture
 
 

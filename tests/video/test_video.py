@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from fhrt.errors import FhrtError, InputError, UsageError
 from fhrt.video.stream import restore_video
@@ -119,7 +120,7 @@ def synthetic(
 def nothing_left(folder: Path, *names: str) -> bool:
     """Only `names` in the folder, and no thread of ours alive."""
     alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("fhrt")]
-    return not alive and sorted(os.listdir(folder)) == sorted(names)
+    return not alive and sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
 def difficult(name: str) -> Any:
@@ -231,11 +232,22 @@ def test_avi_refuses_a_variable_rate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".webm", ".avi", ".mkv"])
 def test_another_container_keeps_the_frames(suffix: str, tmp_path: Path) -> None:
     source = synthetic(tmp_path / "source.mp4")
-    restore_video(source, tmp_path / f"target{suffix}", Identity(), encoding=QUICK)
-    frames = decoded(tmp_path / f"target{suffix}")
+    target = tmp_path / f"target{suffix}"
+    restore_video(source, target, Identity(), encoding=Encoding(20, "superfast"))
+    frames = decoded(target)
     assert len(frames) == 12
-    before = decoded(source)[-1].to_ndarray(format="rgb24").astype(int)
-    assert np.abs(frames[-1].to_ndarray(format="rgb24") - before).mean() < 6
+    assert (PictureType.B in {frame.pict_type for frame in frames}) == (suffix == ".mkv")
+    for before, after in zip(decoded(source), frames, strict=True):
+        difference = after.to_ndarray().astype(int) - before.to_ndarray()
+        assert np.abs(difference).mean() < 3
+
+
+@needs_shared
+def test_the_encoder_chooses_its_own_key_frames(tmp_path: Path) -> None:
+    restore_video(OLD_AVI, tmp_path / "target.mkv", Identity(), encoding=QUICK)
+    before, after = decoded(OLD_AVI), decoded(tmp_path / "target.mkv")
+    assert PictureType.B in {frame.pict_type for frame in before}
+    assert {frame.pict_type for frame in after} == {PictureType.I, PictureType.P}  # ultrafast
 
 
 @pytest.mark.parametrize("faces", [0, 1])
