@@ -45,7 +45,7 @@ def evaluate(
     else:
         result = _restoration(model, data, protocol, device, runtime, sheet)
     text = json.dumps(result, indent=2)
-    print(text)
+    print(text, flush=True)
     if json_file is not None:
         write_atomically(json_file, (text + "\n").encode())
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from fhrt.errors import FhrtError
-from fhrt.faces import Picture
+from fhrt.faces import Face, Picture
 from fhrt.video.reader import Frame, Reader
 from fhrt.video.writer import DEFAULT, Encoding, Writer
 
@@ -132,6 +132,27 @@ def restore_video(
         line.wait()
         writer.commit()
     return VideoReport(count["frames"], count["faces"], count["frames with faces"], dict(seconds))
+
+
+def find_faces(
+    source: Path,
+    detect: Callable[[Picture], list[Face]],
+    *,
+    report: Callable[[Progress], None] | None = None,
+) -> Iterator[tuple[int, list[Face]]]:
+    """Number and faces of each frame of a film, upright as a player shows it; writes nothing.
+
+    InputError: a film that cannot be read to its end.
+    """
+    with Reader(source) as reader:
+        number = faces = 0
+        for item in reader:
+            if isinstance(item, Frame):
+                found = detect(item.picture)
+                yield number, found
+                number, faces = number + 1, faces + len(found)
+                if report:
+                    report(Progress(number, reader.frames, faces))
 
 
 @contextmanager
