@@ -26,7 +26,7 @@ STRIDES = (8, 16, 32)
 GLANCE = 320  # pixels of the long side when looking for large faces
 CLOSE_LOOK = 1280  # pixels of the long side when looking for small faces
 ENLARGE = 2.0  # a picture is made at most so much larger for the close look
-REFINE_SIDE = 96
+REFINE_SIDE = 112
 
 
 def open_detector(

@@ -1,33 +1,42 @@
-"""The landmark network: a second look at a found face, roughly aligned, for exact landmarks."""
+"""The landmark network: a second look at a found face, roughly aligned, for exact landmarks.
+
+A heat map a landmark, whose centre of mass is the answer (integral regression, Sun et al. 2018):
+more exact than numbers straight from a linear layer, and with fewer weights.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fhrt.networks.detector import Residual, conv
 
-SIDE = 96  # pixels of the crop that the network looks at
+SIDE = 112  # pixels of the crop that the network looks at
+CELLS = SIDE // 4
 
 
 class Landmarks(nn.Module):
-    """(N, 3, 96, 96) RGB in [0, 1] -> (N, 5, 2): x and y of the landmarks, 0 to 1 over the crop."""
+    """(N, 3, 112, 112) RGB in [0, 1] -> (N, 5, 2): x and y of the landmarks, 0 to 1 over the crop,
+    left eye, right eye, nose, left and right mouth corner as seen in the picture."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            conv(3, 12, stride=2),
-            conv(12, 20, stride=2),
-            Residual(20),
-            conv(20, 32, stride=2),
-            Residual(32),
-            conv(32, 40, stride=2),
-            conv(40, 40),
-        )
-        # Where a feature lies is what is asked for, so nothing is pooled away.
-        self.out = nn.Linear(40 * (SIDE // 16) ** 2, 10)
-        nn.init.zeros_(self.out.weight)
-        nn.init.constant_(self.out.bias, 0.5)
+        self.at4 = nn.Sequential(conv(3, 16, stride=2), conv(16, 24, stride=2), Residual(24))
+        self.at8 = nn.Sequential(conv(24, 40, stride=2), Residual(40))
+        self.at16 = nn.Sequential(conv(40, 40, stride=2), conv(40, 40))
+        self.side8 = conv(40, 24, 1)
+        self.side16 = conv(40, 40, 1)
+        self.head = nn.Sequential(Residual(24), nn.Conv2d(24, 5, 1))
+        line = (torch.arange(CELLS, dtype=torch.float32) + 0.5) / CELLS
+        self.register_buffer("line", line, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        places: Tensor = self.out(self.features(x - 0.5).flatten(1))
-        return places.reshape(-1, 5, 2)
+        at4 = self.at4(x - 0.5)
+        at8 = self.at8(at4)
+        top8 = at8 + F.interpolate(self.side16(self.at16(at8)), scale_factor=2.0)
+        heat = self.head(at4 + F.interpolate(self.side8(top8), scale_factor=2.0))
+        share = torch.softmax(heat.flatten(2), 2).reshape(-1, 5, CELLS, CELLS)
+        line: Tensor = self.line
+        places = [(share.sum(2) * line).sum(2), (share.sum(3) * line).sum(2)]
+        return torch.stack(places, 2)
