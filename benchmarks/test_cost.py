@@ -67,9 +67,9 @@ def test_the_whole_costs_little_more_than_its_networks(four_faces: np.ndarray) -
 
 
 def test_a_face_runs_at_the_machines_ceiling() -> None:
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    import torch
     from fhrt.networks import build
 
     with FlopCounterMode(display=False) as counter:

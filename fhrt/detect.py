@@ -26,7 +26,6 @@ STRIDES = (8, 16, 32)
 GLANCE = 320  # pixels of the long side when looking for large faces
 CLOSE_LOOK = 1280  # pixels of the long side when looking for small faces
 ENLARGE = 2.0  # a picture is made at most so much larger for the close look
-REFINE_SIDE = 112
 
 
 def open_detector(
@@ -52,7 +51,9 @@ class BundledDetector:
         kind, index = parse_device(device)
         self.threshold = threshold
         self._finder, _ = open_graph(recipe("detector").onnx_path(), kind, index, threads)
-        self._refiner, _ = open_graph(recipe("landmarks").onnx_path(), kind, index, threads)
+        refiner = recipe("landmarks")
+        self._refine_side = refiner.sizes[0]
+        self._refiner, _ = open_graph(refiner.onnx_path(), kind, index, threads)
 
     def __call__(self, picture: Picture) -> list[Face]:
         """Faces in uint8 (H, W, 3) RGB, best score first."""
@@ -89,13 +90,14 @@ class BundledDetector:
     def _refine(self, picture: Picture, landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
         """Landmarks (n, 5, 2) after the second network's look at each face, twice: the second look
         is at a crop that the first has straightened."""
+        side = self._refine_side
         for _ in range(2):
             if not len(landmarks):
                 break
-            matrices = [landmark_crop_matrix(points, REFINE_SIDE) for points in landmarks]
-            crops = np.stack([crop(picture, m, REFINE_SIDE) for m in matrices])
+            matrices = [landmark_crop_matrix(points, side) for points in landmarks]
+            crops = np.stack([crop(picture, m, side) for m in matrices])
             batch = crops.transpose(0, 3, 1, 2).astype(np.float32) / 255
-            places = self._refiner.run(None, {"input": batch})[0] * REFINE_SIDE - 0.5
+            places = self._refiner.run(None, {"input": batch})[0] * side - 0.5
             inverse = [cv2.invertAffineTransform(m) for m in matrices]
             landmarks = np.stack(
                 [p @ m[:, :2].T + m[:, 2] for p, m in zip(places, inverse, strict=True)]

@@ -55,7 +55,10 @@ def recipes() -> dict[str, Recipe]:
     """Every recipe of the catalogue, by name, in the order of the names."""
     found = {}
     for path in sorted(data_folder("export").glob("*.toml")):
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path}: no TOML: {error}") from error
         found[path.stem] = _recipe(path.stem, values, path)
     return found
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 import tempfile
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Picture, enlarge
@@ -41,6 +43,13 @@ SAVING: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 ALPHA = {"PNG", "TIFF", "WEBP"}  # what keeps transparency
+ORIENTATION = 0x0112
+# Tags that say how a TIFF lays out its pixels (TIFF 6.0): true of the file read, not of ours.
+LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320}
+LAYOUT |= {322, 323, 324, 325, 330, 332, 336, 338, 339, 347, 529, 530, 531, 532, 34675}
+# What Pillow and OpenCV raise for damaged files.
+DAMAGED = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, zlib.error)
+DAMAGED += (EOFError, OverflowError, cv2.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +94,7 @@ def read_photo(source: Path | bytes, name: str = "") -> Photo:
         ) from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture in a format that can be read") from error
-    except (OSError, ValueError, SyntaxError, cv2.error) as error:  # Pillow raises all of these
+    except DAMAGED as error:
         raise InputError(f"{name}: damaged or cut short: {_line(error)}") from error
 
 
@@ -115,8 +124,11 @@ def encode_photo(photo: Photo, restored: Picture, scale: int, format: str) -> by
     buffer = io.BytesIO()
     options = SAVING.get(format, {})
     try:
+        if format == "TIFF":  # libtiff, to which Pillow gives compressed ones, refuses much EXIF
+            image.save(buffer, format, **options)
+            return _tiff_with(buffer.getvalue(), extras)
         image.save(buffer, format, **options, **extras)
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot be written as {format}: {_line(error)}") from error
     return buffer.getvalue()
 
@@ -161,20 +173,21 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     format = image.format or "PNG"
     extras: dict[str, Any] = {}
     deep_mode = image.mode in ("I;16", "I;16B", "I;16L", "I") or _is_deep_colour(image, data)
-    exif = image.getexif()
-    turn = exif.get(0x0112, 1)
-    if len(exif):
-        exif[0x0112] = 1  # the pixels are turned below
-        extras["exif"] = exif.tobytes()
+    turn, exif = _exif(image)
+    if exif:
+        extras["exif"] = exif
     profile = image.info.get("icc_profile")
     if "dpi" in image.info:
         extras["dpi"] = tuple(float(v) for v in image.info["dpi"])
     if deep_mode:
+        image.load()  # finds damage, of which OpenCV's libraries would print lines of their own
         values = _read_deep(data)
         if values is not None:
             if profile:
                 extras["icc_profile"] = profile
-            return _deep_photo(_turned(values, turn), format, extras)
+            # of TIFF alone OpenCV turns the pixels itself
+            upright = values if format == "TIFF" else _turned(values, turn)
+            return _deep_photo(upright, format, extras)
     if image.mode == "CMYK":
         image = _from_cmyk(image, profile)
         profile = None
@@ -223,7 +236,66 @@ def _encode_deep(
     done, buffer = cv2.imencode(".png" if format == "PNG" else ".tiff", content)
     if not done:
         raise InputError(f"cannot be written as 16-bit {format}")
-    return buffer.tobytes()
+    extras = photo.extras or {}
+    return (_png_with if format == "PNG" else _tiff_with)(buffer.tobytes(), extras)
+
+
+def _png_with(data: bytes, extras: dict[str, Any]) -> bytes:
+    """The PNG with profile, resolution and EXIF as chunks behind its header (PNG 3, 11.3)."""
+    chunks = []
+    if "icc_profile" in extras:
+        chunks.append((b"iCCP", b"icc\0\0" + zlib.compress(extras["icc_profile"])))
+    if "dpi" in extras:
+        metre = [round(dots / 0.0254) for dots in extras["dpi"]]
+        chunks.append((b"pHYs", struct.pack(">IIB", *metre, 1)))
+    if "exif" in extras:
+        chunks.append((b"eXIf", extras["exif"].removeprefix(b"Exif\0\0")))
+    packed = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    ]
+    header = 8 + 25  # signature, IHDR
+    return data[:header] + b"".join(packed) + data[header:]
+
+
+def _tiff_with(data: bytes, extras: dict[str, Any]) -> bytes:
+    """The TIFF with profile, resolution and EXIF in a new directory."""
+    first = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    file = io.BytesIO(data)
+    file.seek(first.next)
+    first.load(file)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    for tag in first:
+        directory[tag] = first[tag]
+    exif = Image.Exif()
+    exif.load(extras.get("exif", b""))
+    for tag in exif:
+        directory[tag] = exif.get_ifd(tag) or exif[tag]
+    if "icc_profile" in extras:
+        directory[34675] = extras["icc_profile"]
+    if "dpi" in extras:
+        directory[282], directory[283], directory[296] = *extras["dpi"], 2
+    # Pillow counts the places of the pixels from the end of the directory: the file goes there
+    start = data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", 8)
+    return start + directory.tobytes(8) + data
+
+
+def _exif(image: Image.Image) -> tuple[int, bytes]:
+    """How the pixels are turned, and the EXIF of the upright picture; 1 and nothing where there is
+    none or it is damaged: a photograph is worth more than its notes."""
+    try:
+        exif = image.getexif()
+        turn = int(exif.get(ORIENTATION, 1))
+        if not len(exif):
+            return turn, b""
+        kept = Image.Exif()
+        kept.load(exif.tobytes())
+        for tag in LAYOUT & set(kept):
+            del kept[tag]
+        kept[ORIENTATION] = 1
+        return turn, kept.tobytes()
+    except DAMAGED:
+        return 1, b""
 
 
 def _read_deep(data: bytes) -> NDArray[np.uint16] | None:
@@ -263,7 +335,7 @@ def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
             if turned is not None:
                 turned.info = {k: v for k, v in image.info.items() if k != "icc_profile"}
                 return turned
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass  # an unusable profile is common in old files; the formula is better than nothing
     return image.convert("RGB")
 

@@ -99,6 +99,7 @@ def _detection(model: str, data: Path, detector: Path | None, device: str) -> di
             kind: {
                 "recall": scores.recall(kind, threshold),
                 "landmark_error": scores.landmark_error(kind, threshold),
+                "pooled_landmark_error": scores.pooled_landmark_error(kind, threshold),
             }
             for kind in kinds
         },

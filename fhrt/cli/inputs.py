@@ -29,8 +29,8 @@ def plan(inputs: Sequence[str], videos: Sequence[Path], output: str | None) -> l
     output: a file for one input, else a folder; None writes NAME_restored beside each input.
     Raises UsageError for calls that make no sense, InputError for files that are not there.
     """
-    sources = [(path, is_video(path)) for text in inputs for path in _expand(text)]
-    sources += [(path, True) for video in videos for path in _expand(str(video))]
+    sources = [(path, is_video(path)) for text in inputs for path in _expand(text, output is None)]
+    sources += [(path, True) for video in videos for path in _expand(str(video), output is None)]
     if not sources:
         raise UsageError("nothing to do: name a photo, a folder, or --video FILE")
     folder = _output_folder(sources, output)
@@ -53,7 +53,9 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, beside: bool) -> list[Path]:
+    """What a word on the command line stands for. beside: outputs go beside their inputs, and what
+    an earlier run has written there is no new input."""
     if text == "-":
         return [STANDARD]
     path = Path(text)
@@ -63,15 +65,20 @@ def _expand(text: str) -> list[Path]:
         )
         if not found:
             raise InputError(f"{path}: no photos or videos in this folder")
-        return found
+        return _without_outputs(found) if beside else found
     if path.exists():
         return [path]
     if glob.has_magic(text):
         found = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file())
         if found:
-            return found
+            return _without_outputs(found) if beside else found
         raise InputError(f"{text}: nothing matches")
     raise InputError(f"{path}: no such file")
+
+
+def _without_outputs(found: list[Path]) -> list[Path]:
+    outputs = {p.with_name(_restored_name(p, is_video(p), "_restored")) for p in found}
+    return [p for p in found if p not in outputs]
 
 
 def _output_folder(sources: Sequence[tuple[Path, bool]], output: str | None) -> Path | None:

@@ -32,10 +32,13 @@ def run_app(arguments: list[str]) -> int:
 
     from fhrt.errors import FhrtError
 
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # an error is one line, and it is ours
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
-        code = _app()(args=arguments, standalone_mode=False)
+        code = _app()(args=arguments, standalone_mode=False, obj={"debug": debug})
+        if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this
+            _say("fhrt: interrupted")
         return code if isinstance(code, int) else 0
     except FhrtError as error:
         if debug:

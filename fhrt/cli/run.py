@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Options:
     skip_existing: bool
     dry_run: bool
     as_json: bool
+    debug: bool = False
 
 
 @dataclass
@@ -48,9 +50,11 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
     error: str | None = None
+    exit_code: int = 0
 
 
 def run(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None, typer.Argument(help="Photos, folders, globs; - reads stdin.")
     ] = None,
@@ -107,7 +111,8 @@ def run(
     items = plan(inputs or [], video or [], output)
     if as_json and any(item.target == STANDARD for item in items) and not dry_run:
         raise UsageError("--json and a picture cannot both go to stdout; name a file with -o")
-    options = Options(overwrite, skip_existing, dry_run, as_json)
+    debug = bool((context.obj or {}).get("debug"))
+    options = Options(overwrite, skip_existing, dry_run, as_json, debug)
     restorer = Restorer(
         model,
         scale=int(scale.value),
@@ -116,14 +121,14 @@ def run(
         detector=detector,
         threshold=threshold,
     )
-    failed = 0
+    codes = []
     with _progress(items) as advance:
         for outcome in _outcomes(items, restorer, options, jobs, advance):
-            failed += outcome.error is not None
+            codes.append(outcome.exit_code)
             _print(outcome, restorer, options)
-    if not failed:
+    if not any(codes):
         return 0
-    return 1 if failed == len(items) else 3
+    return min(codes) if all(codes) else 3
 
 
 def _outcomes(
@@ -164,9 +169,14 @@ def _attempt(item: Item, restorer: Restorer, options: Options, advance: Advance)
         if not options.dry_run and item.target != STANDARD:
             _make_folder(item.target.parent)
         (_video if item.video else _photo)(item, restorer, options, outcome, advance)
-    except FhrtError as error:
-        outcome.output, outcome.error = None, str(error)
-    outcome.seconds["total"] = time.perf_counter() - start
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        kind = "" if isinstance(error, FhrtError) else f"{type(error).__name__}: "
+        outcome.output, outcome.error = None, kind + str(error).replace("\n", " ")
+        outcome.exit_code = error.exit_code if isinstance(error, FhrtError) else 1
+    finally:
+        outcome.seconds["total"] = time.perf_counter() - start
     return outcome
 
 

@@ -20,6 +20,8 @@ class Landmarks(nn.Module):
     """(N, 3, 112, 112) RGB in [0, 1] -> (N, 5, 2): x and y of the landmarks, 0 to 1 over the crop,
     left eye, right eye, nose, left and right mouth corner as seen in the picture."""
 
+    line: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.at4 = nn.Sequential(conv(3, 16, stride=2), conv(16, 24, stride=2), Residual(24))
@@ -37,6 +39,5 @@ class Landmarks(nn.Module):
         top8 = at8 + F.interpolate(self.side16(self.at16(at8)), scale_factor=2.0)
         heat = self.head(at4 + F.interpolate(self.side8(top8), scale_factor=2.0))
         share = torch.softmax(heat.flatten(2), 2).reshape(-1, 5, CELLS, CELLS)
-        line: Tensor = self.line
-        places = [(share.sum(2) * line).sum(2), (share.sum(3) * line).sum(2)]
+        places = [(share.sum(2) * self.line).sum(2), (share.sum(3) * self.line).sum(2)]
         return torch.stack(places, 2)

@@ -17,6 +17,7 @@ from PIL import Image
 from fhrt.damage.degrade import BLIND_256, BLIND_512, blind
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Picture
+from fhrt.pictures import read_photo
 from fhrt.quality.metrics import Mean, psnr, ssim
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -84,7 +85,7 @@ def cases(folder: Path, protocol: str) -> Iterator[tuple[Path, Case]]:
     if not files:
         raise InputError(f"{folder}: no pictures to score on")
     for i, path in enumerate(files):
-        picture = np.asarray(Image.open(path).convert("RGB"))
+        picture = read_photo(path).picture
         wanted = int(protocol.split("-")[1]) if protocol.startswith("blind") else None
         if wanted and picture.shape[:2] != (wanted, wanted):
             height, width = picture.shape[:2]

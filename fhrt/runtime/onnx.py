@@ -27,10 +27,15 @@ def open_graph(path: Path, device: str, index: int = 0, threads: int = 0) -> tup
     options.log_severity_level = 4  # what goes wrong is raised below, in one line
     # The sizes change from call to call, and a plan for each would never be used again.
     options.enable_mem_pattern = False
+    missing = RuntimeMissing(
+        f"cuda:{index} was asked for, and onnxruntime cannot use it here: "
+        "install fhrt[gpu] in place of fhrt[cpu], and see `fhrt doctor`"
+    )
+    offered = PROVIDERS["cuda"] in ort.get_available_providers()
+    if device == "cuda" and not offered:
+        raise missing
     wanted: list[Any] = [PROVIDERS["cpu"]]
-    if device == "cuda" or (
-        device == "auto" and PROVIDERS["cuda"] in ort.get_available_providers()
-    ):
+    if device != "cpu" and offered:
         wanted.insert(0, (PROVIDERS["cuda"], {"device_id": index}))
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
@@ -38,10 +43,7 @@ def open_graph(path: Path, device: str, index: int = 0, threads: int = 0) -> tup
         raise ModelError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from error
     on_cuda = PROVIDERS["cuda"] in session.get_providers()
     if device == "cuda" and not on_cuda:
-        raise RuntimeMissing(
-            f"cuda:{index} was asked for, and onnxruntime cannot use it here: "
-            "install fhrt[gpu] in place of fhrt[cpu], and see `fhrt doctor`"
-        )
+        raise missing
     return session, f"cuda:{index}" if on_cuda else "cpu"
 
 

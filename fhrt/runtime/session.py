@@ -52,6 +52,8 @@ def open_session(
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
     found = find_recipe(model)
+    if not found.sizes or found.task != "restore":
+        raise UsageError(f"{found.name} ({found.task}) is no network that restores faces")
     if runtime == "torch":
         need("torch", "train")
         from fhrt.runtime.torch import TorchSession

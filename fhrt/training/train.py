@@ -8,7 +8,9 @@ killed and resumed gives the same numbers as one that was not.
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -118,6 +120,7 @@ def train(
     if resume and not checkpoint.exists():
         raise InputError(f"{checkpoint}: nothing to resume")
 
+    _keep_memory()
     torch.manual_seed(config.seed)
     system = known[config.system](data, config.options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,6 +174,17 @@ def train(
         if done % config.checkpoint_every == 0 or done == config.steps:
             save(done)
     return weights
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed. By default each step's large blocks go back to the system and
+    come again page by page: half of a step's time on a virtual machine. Elsewhere a no-op."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mmap_max, trim_threshold = -4, -1  # malloc.h
+            mallopt(mmap_max, 0)
+            mallopt(trim_threshold, 2**31 - 1)
 
 
 def write_atomically(path: Path, state: dict[str, Any]) -> None:
