@@ -48,8 +48,8 @@ ORIENTATION = 0x0112
 LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320}
 LAYOUT |= {322, 323, 324, 325, 330, 332, 336, 338, 339, 347, 529, 530, 531, 532, 34675}
 # What Pillow and OpenCV raise for damaged files.
-DAMAGED = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, zlib.error)
-DAMAGED += (EOFError, OverflowError, cv2.error)
+DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, SyntaxError, TypeError, LookupError)
+DAMAGED += (struct.error, zlib.error, EOFError, OverflowError, cv2.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +274,8 @@ def _tiff_with(data: bytes, extras: dict[str, Any]) -> bytes:
     if "icc_profile" in extras:
         directory[34675] = extras["icc_profile"]
     if "dpi" in extras:
-        directory[282], directory[283], directory[296] = *extras["dpi"], 2
+        directory[282], directory[283] = extras["dpi"]
+        directory[296] = 2  # inches
     # Pillow counts the places of the pixels from the end of the directory: the file goes there
     start = data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", 8)
     return start + directory.tobytes(8) + data

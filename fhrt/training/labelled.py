@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ from fhrt.errors import InputError
 from fhrt.faces import Picture
 from fhrt.training.data import read_picture
 
+TEXTURES = 40  # made-up pictures without a face, beside the photographed ones
 MIRRORED = [1, 0, 2, 4, 3]  # left and right change places in a mirrored face
 
 
@@ -60,6 +61,9 @@ def read_sources(data: Path) -> Sources:
     for name, photo in zip(rows, photos, strict=True):
         kinds["none" if len(photo.boxes) == 0 else name.split("/")[0]].append(photo)
     empty = kinds.pop("none")
+    for i in range(TEXTURES):
+        picture = _texture(400, np.random.default_rng(i))
+        empty.append(replace(empty[0], mips=_mips(picture)))
 
     boxes = np.concatenate([p.boxes[p.ignore == 0] for p in photos])
     landmarks = np.concatenate([p.landmarks[p.ignore == 0] for p in photos])
@@ -151,6 +155,41 @@ def spoil(picture: Picture, rng: np.random.Generator) -> Picture:
         quality = int(rng.uniform(20, 90))
         encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return picture
+
+
+def _texture(side: int, rng: np.random.Generator) -> Picture:
+    """What in small looks a little like a face and is none: pebbles, print, or cloudy noise."""
+    kind = rng.integers(3)
+    colours = np.clip(rng.integers(0, 256, (2, 1)) + rng.normal(0, 12, (2, 3)), 0, 255)
+    picture = np.empty((side, side, 3), np.uint8)
+    picture[:] = colours[0]
+    if kind == 0:
+        large = rng.uniform(3, 24)
+        for _ in range(int(min(900, 1.5 * (side / large) ** 2))):
+            centre = tuple(int(v) for v in rng.integers(0, side, 2))
+            axes = tuple(int(v) for v in np.maximum(rng.normal(large, large / 3, 2), 1))
+            shade = np.clip(colours[1] * rng.uniform(0.3, 1.4), 0, 255)
+            cv2.ellipse(picture, centre, axes, rng.uniform(0, 180), 0, 360, shade.tolist(), -1)
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, large / 4 + 0.3))
+    elif kind == 1:
+        size = rng.uniform(0.25, 1.2)
+        fonts = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+        font, ink = int(rng.choice(fonts)), colours[1].tolist()
+        for y in np.arange(size * 12, side + size * 24, size * rng.uniform(26, 40)):
+            words = "".join(chr(c) for c in rng.choice([32, *range(97, 123)], 80))
+            place = (int(rng.integers(-40, 20)), int(y))
+            cv2.putText(
+                picture, words, place, font, size, ink, int(rng.integers(1, 3)), cv2.LINE_AA
+            )
+    else:
+        field = np.zeros((side, side, 3), np.float32)
+        for step in (1, 2, 4, 8, 16, 32):
+            cells = side // step + 2
+            noise = rng.standard_normal((cells, cells, 1 if rng.random() < 0.7 else 3), np.float32)
+            noise = cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
+            field += noise.reshape(side, side, -1) * np.float32(rng.exponential(25))
+        picture = np.clip(picture + field, 0, 255).astype(np.uint8)
     return picture
 
 

@@ -1,0 +1,181 @@
+"""The catalogue: recipes, where weights lie, and what an ONNX file says of itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fhrt import models
+from fhrt.errors import ModelError, UsageError
+from fhrt.models import Recipe, data_folder, recipe, recipe_from_metadata, recipes
+from fhrt.runtime.onnx import read_recipe
+from fhrt.runtime.session import find_recipe, open_session
+
+MINIMAL = """
+about = "a test"
+task = "restore"
+network = "restore"
+licence = "MIT"
+commercial = true
+"""
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty catalogue: a package folder with export/ and weights/ beside it."""
+    for name in ("fhrt", "export", "weights"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(models, "PACKAGE", tmp_path / "fhrt")
+    return tmp_path
+
+
+def test_every_bundled_recipe_is_complete_and_free() -> None:
+    found = recipes()
+    assert {"restore", "detector", "landmarks"} <= found.keys()
+    assert list(found) == sorted(found)
+    for name, entry in found.items():
+        assert entry.name == name and entry.about and entry.licence and entry.task
+        assert entry.scale >= 1 and entry.multiple >= 1
+        assert all(side % entry.multiple == 0 for side in entry.sizes)
+    restore = found["restore"]
+    assert (restore.task, restore.scale, restore.sizes) == ("restore", 1, (256, 384, 512))
+    assert restore.commercial
+
+
+def test_the_bundled_files_are_as_small_as_promised() -> None:
+    size = {name: recipe(name).onnx_path().stat().st_size for name in recipes()}
+    assert size["detector"] + size["landmarks"] <= 2 * 1024 * 1024
+    assert size["restore"] <= 12 * 1024 * 1024
+
+
+def test_a_recipe_is_read_from_its_toml(catalogue: Path) -> None:
+    (catalogue / "export" / "mine.toml").write_text(MINIMAL + "scale = 2\nsizes = [64, 128]\n")
+    mine = recipe("mine")
+    assert mine == Recipe("mine", "a test", "restore", "restore", "MIT", True, 2, (64, 128))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name(catalogue: Path) -> None:
+    (catalogue / "export" / "mine.toml").write_text(MINIMAL + "licens = 3\n")
+    with pytest.raises(ModelError, match=r"mine\.toml: unknown key 'licens'.*'licence'"):
+        recipes()
+
+
+def test_a_missing_key_and_broken_toml_are_model_errors(catalogue: Path) -> None:
+    path = catalogue / "export" / "mine.toml"
+    for text in ("about = 'a test'\n", "about = \n"):
+        path.write_text(text)
+        with pytest.raises(ModelError, match=r"mine\.toml"):
+            recipes()
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown model 'detectr'; did you mean 'detector'"):
+        recipe("detectr")
+    with pytest.raises(UsageError, match="there are: detector, landmarks, restore"):
+        recipe("qqq")
+
+
+def test_a_wheels_data_inside_the_package_comes_first(catalogue: Path) -> None:
+    assert data_folder("export") == catalogue / "export"
+    (catalogue / "fhrt" / "_data" / "export").mkdir(parents=True)
+    assert data_folder("export") == catalogue / "fhrt" / "_data" / "export"
+
+
+def test_weights_are_looked_for_in_fhrt_weights_first(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (catalogue / "export" / "mine.toml").write_text(MINIMAL)
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv("FHRT_WEIGHTS", str(own))
+    with pytest.raises(ModelError, match=r"mine\.onnx is in none of: .*own.*weights"):
+        recipe("mine").onnx_path()
+    bundled = catalogue / "weights" / "mine.onnx"
+    bundled.write_bytes(b"bundled")
+    assert recipe("mine").onnx_path() == bundled
+    (own / "mine.onnx").write_bytes(b"own")
+    assert recipe("mine").onnx_path() == own / "mine.onnx"
+    monkeypatch.delenv("FHRT_WEIGHTS")
+    assert recipe("mine").onnx_path() == bundled
+
+
+def test_an_onnx_file_says_which_model_it_is(tmp_path: Path) -> None:
+    for name in ("restore", "detector"):
+        copied = tmp_path / f"renamed_{name}.onnx"
+        shutil.copy(recipe(name).onnx_path(), copied)
+        found = read_recipe(copied)
+        assert found.file == str(copied) and found.onnx_path() == copied
+        assert found.metadata() == recipe(name).metadata()
+        with pytest.raises(ModelError, match="no torch weights"):
+            found.weights_path()
+    session = open_session(tmp_path / "renamed_restore.onnx", "cpu", threads=1)
+    assert session.name == "restore" and session.sizes == (256, 384, 512)
+    assert find_recipe(str(tmp_path / "renamed_restore.onnx")).name == "restore"
+
+
+def test_the_metadata_goes_round_through_an_exported_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from fhrt.exporting.to_onnx import export_onnx
+    from fhrt.networks import build
+
+    wanted = recipe("landmarks")
+    network = build("landmarks")
+    torch.save(network.state_dict(), tmp_path / "fresh.pth")
+    parity = export_onnx(wanted, tmp_path / "fresh.pth", tmp_path / "landmarks.onnx")
+    assert parity.largest < 1e-3 and parity.not_finite == 0
+    found = read_recipe(tmp_path / "landmarks.onnx")
+    assert found.metadata() == wanted.metadata()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.pth", "landmarks.onnx"]
+
+
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_published(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from fhrt.exporting.to_onnx import export_onnx
+
+    torch.save({"other": torch.zeros(3)}, tmp_path / "wrong.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("wrong.pth", "text.pth"):
+        with pytest.raises(ModelError, match=f"{name}: not weights of landmarks") as raised:
+            export_onnx(recipe("landmarks"), tmp_path / name, tmp_path / "out.onnx")
+        assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.pth", "wrong.pth"]
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["a"], ["b"])],
+        "foreign",
+        [value("a", onnx.TensorProto.FLOAT, [1])],
+        [value("b", onnx.TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, str(tmp_path / "foreign.onnx"))
+    with pytest.raises(ModelError, match="carries no recipe"):
+        read_recipe(tmp_path / "foreign.onnx")
+
+
+@pytest.mark.parametrize(
+    "properties, said",
+    [
+        ({}, "carries no recipe"),
+        ({"name": "not json"}, "cannot be read"),
+        ({"name": '"x"', "sise": "1"}, "unknown key 'sise'"),
+        ({"name": '"x"'}, "missing"),
+    ],
+)
+def test_damaged_metadata_is_a_model_error(properties: dict[str, str], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        recipe_from_metadata(Path("x.onnx"), properties)
+
+
+def test_the_bundled_restorer_leaves_smooth_pictures_nearly_alone() -> None:
+    session = open_session("restore", "cpu", threads=1)
+    flat = np.full((1, 3, 256, 256), 0.5, np.float32)
+    assert np.abs(session(flat) - flat).mean() < 0.1
