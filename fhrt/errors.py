@@ -11,6 +11,9 @@ A message is one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FhrtError(Exception):
     """Anything that fhrt reports to its user in one line."""
@@ -34,3 +37,14 @@ class RuntimeMissing(FhrtError):
 
 class ModelError(FhrtError):
     """A model or weight file that is missing, damaged or does not fit its recipe."""
+
+
+def known_names(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them.
+
+    >>> known_names("detecter", ["detector", "restore"])
+    "; did you mean 'detector'?"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fhrt.errors import ModelError, UsageError
+from fhrt.errors import ModelError, UsageError, known_names
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -67,9 +66,7 @@ def recipe(name: str) -> Recipe:
     """The recipe of a model of the catalogue. Raises UsageError for an unknown name."""
     known = recipes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}"
-        raise UsageError(f"unknown model {name!r}{hint}")
+        raise UsageError(f"unknown model {name!r}{known_names(name, known)}")
     return known[name]
 
 
@@ -104,9 +101,7 @@ def _recipe(name: str, values: dict[str, object], origin: Path) -> Recipe:
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ModelError(f"{origin}: unknown key {key!r}{hint}")
+            raise ModelError(f"{origin}: unknown key {key!r}{known_names(key, known)}")
     values = {"name": name} | values
     if isinstance(sizes := values.get("sizes"), list):
         values["sizes"] = tuple(sizes)

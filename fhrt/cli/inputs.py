@@ -101,9 +101,11 @@ def _output_folder(sources: Sequence[tuple[Path, bool]], output: str | None) -> 
 
 
 def _restored_name(source: Path, video: bool, suffix: str) -> str:
-    ending = source.suffix
-    if not video and ending.lower() not in PHOTOS:
-        ending = ".png"
+    """The name, with another ending where the input's is none that can be written."""
+    from fhrt.video.writer import FORMATS
+
+    writable, other = (FORMATS, ".mkv") if video else (PHOTOS, ".png")
+    ending = source.suffix if source.suffix.lower() in writable else other
     return f"{source.stem}{suffix}{ending}"
 
 

@@ -202,10 +202,10 @@ def _photo(
     start = time.perf_counter()
     if not restored.faces and restorer.scale == 1 and format == photo.format:
         content = item.source.read_bytes() if data is None else data
+        outcome.note = "no face found: copied through"
     else:
         content = encode_photo(photo, restored.picture, restorer.scale, format)
-    if not restored.faces:
-        outcome.note = "no face found: copied through"
+        outcome.note = "" if restored.faces else "no face found: only converted or enlarged"
     if item.target == STANDARD:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

@@ -91,17 +91,22 @@ class DetectionScores:
         return [f for f in self.faces if f.kind == kind and sizes[0] <= f.size < sizes[1]]
 
 
+def read_table(path: Path) -> dict[str, list[dict[str, str]]]:
+    """The rows of `photos.csv` by file. Raises InputError where it is missing."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such table of faces")
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows[row["file"]].append(row)
+    return dict(rows)
+
+
 def score_detector(
     detect: Callable[[Picture], list[Face]], folder: Path, read: Callable[[Path], Picture]
 ) -> DetectionScores:
     """Run `detect` over every picture of `folder`/photos.csv. Raises InputError without a table."""
-    table = folder / "photos.csv"
-    if not table.is_file():
-        raise InputError(f"{table}: no such table of faces")
-    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with table.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["file"]].append(row)
+    rows = read_table(folder / "photos.csv")
     faces: list[FoundFace] = []
     false_scores: list[float] = []
     empty = 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from fhrt.errors import InputError
 from fhrt.faces import Picture
+from fhrt.quality.detection import read_table
 from fhrt.training.data import read_picture
 
 TEXTURES = 40  # made-up pictures without a face, beside the photographed ones
@@ -47,14 +48,10 @@ class Sources:
 
 def read_sources(data: Path) -> Sources:
     """Read `data`/photos/train and `data`/faces/train. Raises InputError where they are missing."""
-    table, listing = data / "photos/train/photos.csv", data / "faces/faces.csv"
-    for path in (table, listing):
-        if not path.is_file():
-            raise InputError(f"{path}: no such table of training pictures")
-    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with table.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["file"]].append(row)
+    rows = read_table(data / "photos/train/photos.csv")
+    listing = data / "faces/faces.csv"
+    if not listing.is_file():
+        raise InputError(f"{listing}: no such table of aligned faces")
     with ThreadPoolExecutor() as pool:
         photos = list(pool.map(lambda f: _photo(data / "photos/train" / f, rows[f]), rows))
     kinds: dict[str, list[Labelled]] = defaultdict(list)

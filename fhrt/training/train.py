@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fhrt.errors import InputError, UsageError
+from fhrt.errors import InputError, UsageError, known_names
 from fhrt.training.muon import Muon
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -72,17 +72,13 @@ def read_config(name: str, path: Path | None = None) -> Config:
     """The TOML of a run. Raises UsageError for an unknown name or key."""
     path = path or CONFIGS / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise UsageError(f"no training configuration {path}; there are: {known}")
+        known = sorted(p.stem for p in CONFIGS.glob("*.toml"))
+        raise UsageError(f"no training configuration {path}{known_names(name, known)}")
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     known_keys = [f.name for f in fields(Config)]
     for key in values:
         if key not in known_keys:
-            import difflib
-
-            near = difflib.get_close_matches(key, known_keys, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{path}: unknown key {key!r}{hint}")
+            raise UsageError(f"{path}: unknown key {key!r}{known_names(key, known_keys)}")
     return Config(**values)
 
 
@@ -112,7 +108,7 @@ def train(
     config = config or read_config(name)
     known = systems()
     if config.system not in known:
-        raise UsageError(f"unknown system {config.system!r}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown system {config.system!r}{known_names(config.system, known)}")
     output.mkdir(parents=True, exist_ok=True)
     checkpoint, weights = output / "checkpoint.pt", output / f"{name}.pth"
     if checkpoint.exists() and not resume:
