@@ -2,10 +2,10 @@
 
     python benchmarks/label_agreement.py DATA/photos/test YUNET.onnx
 
-The labels were made by a YuNet over several scales. Run over the same pictures at several scales, it
-tells how far its own landmarks lie apart, and how far their mean, which no network that does not see
-the labeller's pixel grid can be expected to beat, lies from the labels. Faces of 24 pixels and more
-whose eyes are at least a quarter of the face's size apart; errors over the eye distance.
+The labels were made by a YuNet over several scales. Run over the same pictures at several scales,
+it tells how far its own landmarks lie apart, and how far their mean, which no network that does not
+see the labeller's pixel grid can be expected to beat, lies from the labels. Faces of 24 pixels and
+more whose eyes are at least a quarter of the face's size apart; errors over the eye distance.
 """
 
 from __future__ import annotations
