@@ -241,7 +241,7 @@ def test_json_is_one_object_a_file_with_its_schema(
         (["eval", "restore", "--data", "{folder}", "--protocol", "blind"], "unknown protocol"),
         (["eval", "restore", "--protocol", "blind-256"], "--data"),
         (["eval", "restore", "--data", "{folder}", "--protocol", "detection"], "detection"),
-        (["train", "restor", "--data", "{folder}"], "there are: detector, landmarks, restore"),
+        (["train", "restor", "--data", "{folder}"], "did you mean 'restore'"),
         (["export", "restor"], "did you mean 'restore'"),
     ],
 )

@@ -200,7 +200,7 @@ def test_an_unknown_key_and_an_unknown_system_are_usage_errors(tmp_path: Path) -
     path.write_text('system = "tiny"\nsteps = 3\nlearning_rate = 1e-3\nlearnin_rate = 2\n')
     with pytest.raises(UsageError, match=r"unknown key 'learnin_rate'.*'learning_rate'"):
         read_config("mine", path)
-    with pytest.raises(UsageError, match=r"there are: detector, landmarks, restore"):
+    with pytest.raises(UsageError, match=r"restor.toml; did you mean 'restore'"):
         read_config("restor")
     with pytest.raises(UsageError, match=r"tiny"):
         train.train("tini", Path(), tmp_path, replace(CONFIG, system="tini"))
