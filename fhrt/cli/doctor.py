@@ -10,6 +10,7 @@ EXTRAS = {
     "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich"],
     "cpu": ["onnxruntime"],
     "gpu": ["onnxruntime-gpu"],
+    "demo": ["scikit-image"],
     "train": ["torch", "onnx", "onnxscript"],
 }
 

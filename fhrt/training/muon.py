@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024) for convolutions, Adam for the rest.
 
 The momentum of a weight, as a matrix (outputs, inputs·k·k), is brought near the closest orthogonal
-matrix, so that no direction dominates the step. On `restore` it was ahead of AdamW at every step
-of a run with the same batches. torch.optim.Muon takes matrices only and leaves convolutions out.
+matrix, so that no direction dominates the step. On `restore` it was ahead of AdamW in short runs
+with the same batches (loss 0.0347 against 0.0367 at step 175). torch.optim.Muon takes matrices only and leaves convolutions out.
 """
 
 from __future__ import annotations
