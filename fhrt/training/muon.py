@@ -2,7 +2,8 @@
 
 The momentum of a weight, as a matrix (outputs, inputs·k·k), is brought near the closest orthogonal
 matrix, so that no direction dominates the step. On `restore` it was ahead of AdamW in short runs
-with the same batches (loss 0.0347 against 0.0367 at step 175). torch.optim.Muon takes matrices only and leaves convolutions out.
+with the same batches (loss 0.0347 against 0.0367 at step 175). torch.optim.Muon takes matrices only
+and leaves convolutions out.
 """
 
 from __future__ import annotations
