@@ -56,19 +56,16 @@ def _restoration(
     import numpy as np
 
     from fhrt.pictures import encode_picture, write_atomically
-    from fhrt.quality.protocols import score
+    from fhrt.quality.protocols import Case, score
     from fhrt.runtime.session import open_session
 
     session = open_session(model, device, runtime)
     rows: list[np.ndarray] = []
     seen = 0
 
-    def see(path: Path, case: object, output: np.ndarray) -> None:
+    def see(path: Path, case: Case, output: np.ndarray) -> None:
         nonlocal seen
         if sheet is not None and seen % 16 == 0:
-            from fhrt.quality.protocols import Case
-
-            assert isinstance(case, Case)
             rows.append(np.hstack([case.baseline, output, case.truth]))
         seen += 1
 

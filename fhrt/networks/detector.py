@@ -1,8 +1,7 @@
 """The face detector: one anchor-free pass, box, five landmarks and a score for every cell.
 
-Full 3x3 convolutions (on a CPU they use the machine better than depthwise ones), strides 8, 16 and
-32 with a top-down path (Lin et al. 2017), one head for all three, distances to the sides of the box
-as in FCOS (Tian et al. 2019).
+Full 3x3 convolutions, strides 8, 16 and 32 with a top-down path (Lin et al. 2017), one head for all
+three, distances to the sides of the box as in FCOS (Tian et al. 2019).
 """
 
 from __future__ import annotations

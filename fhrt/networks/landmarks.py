@@ -1,7 +1,6 @@
 """The landmark network: a second look at a found face, roughly aligned, for exact landmarks.
 
-A heat map a landmark, whose centre of mass is the answer (integral regression, Sun et al. 2018):
-more exact than numbers straight from a linear layer, and with fewer weights.
+A heat map a landmark, whose centre of mass is the answer (integral regression, Sun et al. 2018).
 """
 
 from __future__ import annotations

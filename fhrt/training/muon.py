@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024) for convolutions, Adam for the rest.
 
 The momentum of a weight, as a matrix (outputs, inputs·k·k), is brought near the closest orthogonal
-matrix, so that no direction dominates the step. On `restore` it was ahead of AdamW in short runs
-with the same batches (loss 0.0347 against 0.0367 at step 175). torch.optim.Muon takes matrices only
-and leaves convolutions out.
+matrix, so that no direction dominates the step. On `restore`, one short run each with the same
+batches, the loss at step 225 was 0.0321 against AdamW's 0.0354 (rate 5e-4; 1e-3 diverged), with
+steps a third slower. torch.optim.Muon takes matrices only and leaves convolutions out.
 """
 
 from __future__ import annotations
