@@ -15,7 +15,7 @@ import pytest
 from fhrt.detect import open_detector
 from fhrt.pictures import read_photo
 from fhrt.quality.detection import DetectionScores, score_detector
-from fhrt.quality.protocols import score
+from fhrt.quality.scoring import score
 from fhrt.runtime.session import open_session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

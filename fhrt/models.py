@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from fhrt.errors import ModelError, UsageError, known_names
 
@@ -17,9 +18,12 @@ PACKAGE = Path(__file__).resolve().parent
 class Recipe:
     """What is known of a model before it is opened.
 
-    task: restore, detect or landmarks. network: its name in `fhrt.networks`. scale: output size
-    over input size. sizes: sides in pixels of the square crops it was made for. multiple: what
-    height and width must be divisible by. file: the ONNX file where it is not weights/NAME.onnx.
+    task: restore, upscale, unmask, detect or landmarks. network: its name in `fhrt.networks`, and
+    options what it is built with. scale: output size over input size. sizes: sides in pixels of the
+    square pictures it was made to be given. multiple: what height and width must be divisible by;
+    where it is the only size, no other will do. protocol: what `fhrt eval --all` scores it on.
+    steps, trained_on: of the training of the bundled weights. file: the ONNX file where it is not
+    weights/NAME.onnx.
     """
 
     name: str
@@ -31,7 +35,16 @@ class Recipe:
     scale: int = 1
     sizes: tuple[int, ...] = ()
     multiple: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    protocol: str = ""
+    steps: int = 0
+    trained_on: str = ""
     file: str = ""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it takes pictures of one size only."""
+        return self.sizes == (self.multiple,)
 
     def onnx_path(self) -> Path:
         """The ONNX file. Raises ModelError where it is missing."""

@@ -16,7 +16,8 @@ from fhrt.errors import InputError, UsageError
 from fhrt.faces import Face, Picture
 from fhrt.quality.detection import DetectionScores, FoundFace, iou, score_detector
 from fhrt.quality.metrics import Mean, psnr, ssim
-from fhrt.quality.protocols import PROTOCOLS, cases, score
+from fhrt.quality.protocols import PROTOCOLS, cases
+from fhrt.quality.scoring import score
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 FACES = SHARED / "faces" / "test"

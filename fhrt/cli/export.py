@@ -17,6 +17,10 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The ONNX file, or a folder for it.")
     ] = Path(),
+    half: Annotated[
+        bool,
+        typer.Option("--half-weights", help="Store fp16 weights, and write them as NAME.pth too."),
+    ] = False,
 ) -> None:
     """Write the ONNX file of a network, run beside PyTorch before it is published."""
     from fhrt.models import recipe
@@ -25,10 +29,15 @@ def export(
     for module in ("torch", "onnx", "onnxscript"):
         need(module, "train")
     need("onnxruntime", "cpu")
-    from fhrt.exporting.to_onnx import export_onnx
+    from fhrt.exporting.to_onnx import export_onnx, halve
 
     found = recipe(name)
     target = output / f"{name}.onnx" if output.is_dir() or not output.suffix else output
     target.parent.mkdir(parents=True, exist_ok=True)
-    parity = export_onnx(found, checkpoint or found.weights_path(), target)
+    weights = checkpoint or found.weights_path()
+    if half:
+        rounded = target.with_suffix(".pth")
+        halve(weights, rounded)
+        weights = rounded
+    parity = export_onnx(found, weights, target)
     print(f"{target}: {parity}")

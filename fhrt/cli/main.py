@@ -65,7 +65,7 @@ def run_app(arguments: list[str]) -> int:
 def _app() -> typer.Typer:
     import typer
 
-    from fhrt.cli import demo, doctor, evaluate, export, models, run, train
+    from fhrt.cli import data, demo, doctor, evaluate, export, models, run, train
 
     app = typer.Typer(
         name="fhrt",
@@ -87,11 +87,12 @@ def _app() -> typer.Typer:
 
     app.command("run")(run.run)
     app.command("demo")(demo.demo)
-    app.command("models")(models.models)
+    app.add_typer(models.app, name="models")
     app.command("doctor")(doctor.doctor)
     app.command("eval")(evaluate.evaluate)
     app.command("train")(train.train)
     app.command("export")(export.export)
+    app.add_typer(data.data, name="data")
     return app
 
 

@@ -1,49 +1,124 @@
-"""`fhrt train`: train one of the systems."""
+"""`fhrt train`: train one or all of the systems."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from fhrt.training.config import Config
+
 
 def train(
-    name: Annotated[str, typer.Argument(help="restore, detector or landmarks.")],
-    data: Annotated[Path, typer.Option("--data", help="The folder that holds faces/ and photos/.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Systems to train, one after the other, or `all`; see --list."),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="Faces: a folder, a zip or a CSV (see `fhrt data prepare`)."),
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write; runs/NAME by default.")
-    ] = None,
+        Path, typer.Option("-o", "--output", help="Where to write; a folder NAME a system.")
+    ] = Path("runs"),
     config: Annotated[
         Path | None, typer.Option("--config", help="A TOML in place of the system's own.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps in place of the configuration's.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="As many steps as fit, a system; the pace is measured first."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the configuration's.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, each with as many devices.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the checkpoint in the output folder.")
     ] = False,
 ) -> None:
-    """Train a system on a folder of data; needs fhrt[train].
+    """Train systems on faces; needs fhrt[train].
 
-    Writes checkpoint.pt, NAME.pth (averaged weights) and log.csv. A run that is killed and resumed
-    gives the same numbers as one that was not.
+    Writes, a system, OUTPUT/NAME/checkpoint.pt, NAME.pth (averaged weights), log.csv, events for
+    TensorBoard and validation/STEP.png. A run that is killed and resumed gives the same numbers as
+    one that was not.
     """
     from dataclasses import replace
 
+    from fhrt.errors import UsageError, known_names
     from fhrt.runtime.session import need
 
-    need("torch", "train")
+    for module in ("torch", "lightning_fabric", "tensorboard"):
+        need(module, "train")
+    from fhrt.training import config as configs
     from fhrt.training import train as trainer
 
-    settings = trainer.read_config(name, config)
-    if steps is not None:
-        settings = replace(settings, steps=steps)
+    if accelerator not in (known := ("auto", "cpu", "cuda")):
+        raise UsageError(f"unknown accelerator {accelerator!r}{known_names(accelerator, known)}")
+    if steps and minutes:
+        raise UsageError("--steps and --minutes exclude each other")
+    chosen = in_order(configs.names()) if names == ["all"] else names
+    if config and len(chosen) > 1:
+        raise UsageError("--config is for one system")
+    settings = [configs.read_config(name, config) for name in chosen]  # all, before any work
+    where = trainer.Devices(accelerator, devices, nodes, minutes)
+    for name, of_it in zip(chosen, settings, strict=True):
+        if steps is not None:
+            of_it = replace(of_it, steps=steps)
+        if seed is not None:
+            of_it = replace(of_it, seed=seed)
+        _one(name, data, output / name, of_it, resume, where)
 
-    def report(step: int, figures: dict[str, float]) -> None:
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        print(f"{step:6}/{settings.steps}  {shown}", file=sys.stderr, flush=True)
 
-    folder = output or Path("runs") / name
-    print(trainer.train(name, data, folder, settings, resume, report))
+def in_order(names: list[str]) -> list[str]:
+    """Every system after the one whose weights it starts from."""
+    from fhrt.training.config import read_config
+
+    starts = {name: read_config(name).start for name in names}
+    return sorted(names, key=lambda name: (starts[name] in names, name))
+
+
+def _one(
+    name: str, data: Path, output: Path, config: Config, resume: bool, devices: object
+) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fhrt.training import train as trainer
+
+    assert isinstance(devices, trainer.Devices)
+    console = Console(stderr=True)
+    columns = (TextColumn(name), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(name, total=config.steps)
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            console.print(f"{step:7}  {shown}", highlight=False, soft_wrap=True)
+
+        def watch(step: int, steps: int) -> None:
+            bar.update(task, completed=step, total=steps)
+
+        def say(line: str) -> None:
+            console.print(f"fhrt: {line}", highlight=False, soft_wrap=True)
+
+        weights = trainer.train(
+            name,
+            data,
+            output,
+            config,
+            resume,
+            trainer.Reports(report, watch, say),
+            devices,
+        )
+    print(weights)

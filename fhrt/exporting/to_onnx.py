@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from fhrt.errors import ModelError
 from fhrt.exporting.parity import Parity, compare
 from fhrt.models import Recipe
 from fhrt.networks import build
+from fhrt.runtime.torch import load_weights
 
 OPSET = 20
 TOLERANCE = 1e-3  # largest difference between the two runtimes; a level of 8 bits is 4e-3
@@ -27,19 +30,16 @@ def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
     """
     import onnx
 
-    network = build(recipe.network)
-    try:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except Exception as error:  # unpickling and key errors alike: the file does not fit
-        line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{checkpoint}: not weights of {recipe.network}: {line}") from error
-    network.eval()
+    weights = load_weights(checkpoint)
+    network = network_of(recipe, weights, checkpoint)
     beside = target.with_name(target.name + ".part")
     try:
         _trace(network, recipe).save(str(beside))
         graph = onnx.load(str(beside))
         for node in graph.graph.node:  # the exporter's stack traces: a tenth of a small file
             del node.metadata_props[:]
+        if all(v.dtype == torch.float16 for v in weights.values() if v.is_floating_point()):
+            store_half(graph)
         onnx.helper.set_model_props(graph, recipe.metadata())
         onnx.checker.check_model(graph)
         onnx.save(graph, str(beside))
@@ -52,13 +52,61 @@ def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
     return parity
 
 
+def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: Path) -> nn.Module:
+    """The network of a recipe in eval mode. Raises ModelError where the weights do not fit."""
+    network = build(recipe.network, **recipe.options)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{origin}: not weights of {recipe.network}: {line}") from error
+    return network.eval()
+
+
+def halve(checkpoint: Path, target: Path) -> None:
+    """Write `target`, the weights of `checkpoint` rounded to fp16: half the bytes. Networks compute
+    in fp32 all the same. Raises ModelError where a weight is too large for it."""
+    weights = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in load_weights(checkpoint).items()
+    }
+    for key, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{checkpoint}: {key} does not fit into fp16")
+    beside = target.with_name(target.name + ".part")
+    torch.save(weights, beside)
+    beside.replace(target)
+
+
+def store_half(graph: Any) -> None:
+    """Weights of an ONNX model as fp16 with a Cast to fp32 behind each: half the bytes, and a
+    runtime folds the casts when it loads. For weights that are fp16 values to begin with."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in graph.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < 64:
+            continue
+        half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue  # a constant that the exporter folded
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+
+
 def samples(recipe: Recipe) -> list[np.ndarray]:
     """Seeded inputs of every shape that matters: smooth pictures and noise, float32 in [0, 1]."""
     rng = np.random.default_rng(0)
     step = recipe.multiple
-    if len(recipe.sizes) == 1:
+    if recipe.fixed:
         shapes = [(1, step, step), (3, step, step)]
     else:
+        step = step * math.ceil(8 / step)
         shapes = [(1, 4 * step, 4 * step), (3, 8 * step, 5 * step), (2, 16 * step, 16 * step)]
     made = []
     for count, height, width in shapes:
@@ -71,15 +119,14 @@ def samples(recipe: Recipe) -> list[np.ndarray]:
 def _trace(network: nn.Module, recipe: Recipe) -> torch.onnx.ONNXProgram:
     from torch.export import Dim
 
-    example = torch.zeros(2, 3, recipe.multiple * 4, recipe.multiple * 4)
+    side = recipe.multiple * (1 if recipe.fixed else math.ceil(32 / recipe.multiple))
+    example = torch.zeros(2, 3, side, side)
     shapes = {0: Dim("n", min=1, max=64)}
-    if len(recipe.sizes) == 1:
-        example = torch.zeros(2, 3, recipe.multiple, recipe.multiple)
-    else:
+    if not recipe.fixed:
         # multiples, or sizes that the network cannot halve would pass here and fail when run
         shapes |= {
-            2: recipe.multiple * Dim("rows", min=1, max=256),
-            3: recipe.multiple * Dim("columns", min=1, max=256),
+            2: recipe.multiple * Dim("rows", min=1, max=4096 // recipe.multiple),
+            3: recipe.multiple * Dim("columns", min=1, max=4096 // recipe.multiple),
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,40 +1,68 @@
 """The scoring protocols: how picture number i of a folder is damaged, and what is compared.
 
 Files are sorted by name; picture i gets `numpy.random.default_rng(i)`. See PROTOCOLS for the names.
+A graded protocol has a strength, `blind-256@0.5`: the same random numbers, half the damage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fhrt.damage.degrade import BLIND_256, BLIND_512, blind
+from fhrt.damage import occlude
+from fhrt.damage.degrade import BLIND_256, BLIND_512, Blind, blind, thermal
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Picture
 from fhrt.pictures import read_photo
-from fhrt.quality.metrics import Mean, psnr, ssim
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
 class Case:
     """One scored picture, all uint8 RGB: the truth (H, W, 3), what the network is given, and the
-    baseline (H, W, 3) that its output is compared with."""
+    baseline (H, W, 3) that its output is compared with. mask: bool (H, W), True where the truth is
+    occluded, or None."""
 
     truth: Picture
     given: Picture
     baseline: Picture
+    mask: NDArray[np.bool_] | None = None
 
 
-def blind_case(size: int) -> Callable[[Picture, np.random.Generator], Case]:
+Damage = Callable[[Picture, np.random.Generator], Case]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """damage: makes the case. side: what a picture must measure, None for any size. graded: the
+    damage at another strength than 1, None where strength has no meaning."""
+
+    damage: Damage
+    side: int | None = None
+    graded: Callable[[float], Damage] | None = None
+
+
+def blind_case(size: int, strength: float = 1.0) -> Damage:
+    """`damage.degrade.blind` with the distance of every range from no damage times `strength`."""
     ranges = {256: BLIND_256, 512: BLIND_512}[size]
+
+    def scaled(ends: tuple[float, float], harmless: float) -> tuple[float, float]:
+        low, high = (harmless + strength * (end - harmless) for end in ends)
+        return low, high
+
+    ranges = Blind(
+        blur=scaled(ranges.blur, 0),
+        shrink=scaled(ranges.shrink, 1),
+        noise=scaled(ranges.noise, 0),
+        quality=scaled(ranges.quality, 100),
+    )
 
     def make(picture: Picture, rng: np.random.Generator) -> Case:
         damaged = blind(picture, rng, ranges)
@@ -43,7 +71,7 @@ def blind_case(size: int) -> Callable[[Picture, np.random.Generator], Case]:
     return make
 
 
-def shrink_case(small: int, large: int) -> Callable[[Picture, np.random.Generator], Case]:
+def shrink_case(small: int, large: int) -> Damage:
     """Pillow bicubic to `large` where the picture is another size, then to `small`; the baseline is
     Pillow bicubic back."""
 
@@ -55,17 +83,34 @@ def shrink_case(small: int, large: int) -> Callable[[Picture, np.random.Generato
     return make
 
 
+def thermal_case(picture: Picture, rng: np.random.Generator) -> Case:
+    damaged = thermal(picture, rng)
+    return Case(picture, damaged, damaged)
+
+
+def occlusion_case(picture: Picture, rng: np.random.Generator) -> Case:
+    occluded, mask = occlude.occlusion_case(picture, rng)
+    return Case(picture, occluded, occluded, mask)
+
+
 def clean_case(picture: Picture, rng: np.random.Generator) -> Case:
     return Case(picture, picture, picture)
 
 
-PROTOCOLS: dict[str, Callable[[Picture, np.random.Generator], Case]] = {
-    "blind-256": blind_case(256),  # damage.degrade.BLIND_256
-    "blind-512": blind_case(512),  # blur twice as wide, shrink up to 12
-    "clean": clean_case,  # nothing done: a good face must come back as it was
-    "sr4-256": shrink_case(64, 256),
-    "sr4-128": shrink_case(32, 128),
-    "sr8-128": shrink_case(16, 128),
+PROTOCOLS: dict[str, Protocol] = {
+    # damage.degrade.BLIND_256
+    "blind-256": Protocol(blind_case(256), 256, partial(blind_case, 256)),
+    # blur twice as wide, shrink up to 12
+    "blind-512": Protocol(blind_case(512), 512, partial(blind_case, 512)),
+    # nothing done: a good face must come back as it was
+    "clean": Protocol(clean_case),
+    "sr4-256": Protocol(shrink_case(64, 256)),
+    "sr4-128": Protocol(shrink_case(32, 128)),
+    "sr8-128": Protocol(shrink_case(16, 128)),
+    # a simulated thermal camera: weak red and green, a quarter of the size, noise
+    "thermal-256": Protocol(thermal_case, 256),
+    # something before the face; figures also of the occluded part alone
+    "occlusion-256": Protocol(occlusion_case, 256),
 }
 
 
@@ -75,57 +120,50 @@ def bicubic(picture: Picture, side: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
 
 
+def protocol_of(name: str) -> Protocol:
+    """The protocol of a name, or of NAME@STRENGTH. Raises UsageError."""
+    stem, at, word = name.partition("@")
+    if stem not in PROTOCOLS:
+        raise UsageError(f"unknown protocol {stem!r}; there are: {', '.join(PROTOCOLS)}")
+    found = PROTOCOLS[stem]
+    if not at:
+        return found
+    if found.graded is None:
+        graded = ", ".join(key for key, value in PROTOCOLS.items() if value.graded)
+        raise UsageError(f"{name}: {stem} has no strength; these have: {graded}")
+    try:
+        strength = float(word)
+    except ValueError:
+        strength = 0.0
+    if not 0 < strength <= 2:  # beyond 2 the JPEG quality would fall below 1
+        raise UsageError(f"{name}: the strength is a number above 0 and at most 2")
+    return Protocol(found.graded(strength), found.side)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted by name. Raises InputError where there is none."""
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{folder}: no pictures to score on")
+    return files
+
+
+def case_of(path: Path, index: int, protocol: str) -> Case:
+    """Picture number `index` of its folder, damaged. Raises UsageError for an unknown protocol,
+    InputError for a picture that cannot be read or has the wrong size."""
+    rules = protocol_of(protocol)
+    picture = read_photo(path).picture
+    height, width = picture.shape[:2]
+    if rules.side and (height, width) != (rules.side, rules.side):
+        raise InputError(
+            f"{path}: {width}×{height}, and {protocol} needs {rules.side}×{rules.side}"
+        )
+    return rules.damage(picture, np.random.default_rng(index))
+
+
 def cases(folder: Path, protocol: str) -> Iterator[tuple[Path, Case]]:
     """Every picture of a folder, damaged. Raises UsageError for an unknown protocol, InputError
     for a folder without pictures or a picture of the wrong size."""
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in suffixes)
-    if not files:
-        raise InputError(f"{folder}: no pictures to score on")
-    for i, path in enumerate(files):
-        picture = read_photo(path).picture
-        wanted = int(protocol.split("-")[1]) if protocol.startswith("blind") else None
-        if wanted and picture.shape[:2] != (wanted, wanted):
-            height, width = picture.shape[:2]
-            raise InputError(f"{path}: {width}×{height}, and {protocol} needs {wanted}×{wanted}")
-        yield path, PROTOCOLS[protocol](picture, np.random.default_rng(i))
-
-
-def score(
-    network: Network,
-    model: str,
-    folder: Path,
-    protocol: str,
-    see: Callable[[Path, Case, Picture], None] | None = None,
-) -> dict[str, Any]:
-    """Run a network over a protocol: {model, protocol, n, input, output}, where input and output
-    hold psnr and ssim as {mean, se} over the pictures. `see` is shown every picture.
-
-    Equal pictures, whose PSNR is infinite, count as 100 dB. Raises as `cases`, and InputError where
-    the network's output has another size than the truth.
-    """
-    figures: dict[str, dict[str, list[float]]] = {
-        side: {"psnr": [], "ssim": []} for side in ("input", "output")
-    }
-    for path, case in cases(folder, protocol):
-        batch = case.given.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-        values = network(batch)[0].transpose(1, 2, 0)
-        output = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
-        if output.shape != case.truth.shape:
-            raise InputError(f"{model} gives {output.shape[1]}×{output.shape[0]} on {protocol}")
-        for side, picture in (("input", case.baseline), ("output", output)):
-            figures[side]["psnr"].append(min(100.0, psnr(picture, case.truth)))
-            figures[side]["ssim"].append(ssim(picture, case.truth))
-        if see is not None:
-            see(path, case, output)
-    return {
-        "model": model,
-        "protocol": protocol,
-        "n": len(figures["input"]["psnr"]),
-        **{
-            side: {name: asdict(Mean.of(values)) for name, values in of.items()}
-            for side, of in figures.items()
-        },
-    }
+    protocol_of(protocol)  # a wrong name is said before a wrong folder
+    for index, path in enumerate(files_of(folder)):
+        yield path, case_of(path, index, protocol)

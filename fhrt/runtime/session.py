@@ -19,6 +19,7 @@ from fhrt.models import Recipe, recipe
 
 Batch = NDArray[np.float32]
 RUNTIMES = ("auto", "onnx", "torch")
+PICTURE_TASKS = ("restore", "upscale", "unmask")
 
 
 class Session(Protocol):
@@ -52,8 +53,8 @@ def open_session(
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
     found = find_recipe(model)
-    if not found.sizes or found.task != "restore":
-        raise UsageError(f"{found.name} ({found.task}) is no network that restores faces")
+    if found.task not in PICTURE_TASKS:
+        raise UsageError(f"{found.name} ({found.task}) is no network from picture to picture")
     if runtime == "torch":
         need("torch", "train")
         from fhrt.runtime.torch import TorchSession

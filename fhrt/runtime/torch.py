@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from fhrt.errors import RuntimeMissing
+import torch
+from torch import nn
+
+from fhrt.errors import ModelError, RuntimeMissing
 from fhrt.models import Recipe
 from fhrt.networks import build
-from fhrt.runtime.session import Batch
+from fhrt.networks.inception import Inception
+from fhrt.networks.lpips import AlexFeatures
+from fhrt.runtime.session import Batch, parse_device
 
 
 class TorchSession:
@@ -25,12 +30,61 @@ class TorchSession:
         self.device = f"cuda:{index}" if on_cuda else "cpu"
         if threads:
             torch.set_num_threads(threads)
-        weights = torch.load(model.weights_path(), map_location="cpu", weights_only=True)
-        network = build(model.network)
-        network.load_state_dict(weights)
+        network = build(model.network, **model.options)
+        try:
+            network.load_state_dict(load_weights(model.weights_path()))
+        except RuntimeError as error:
+            line = str(error).splitlines()[0]
+            raise ModelError(f"{model.weights_path()}: not weights of it: {line}") from error
         self._network = network.eval().to(self.device)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
         output: Batch = self._network(torch.from_numpy(batch).to(self.device)).cpu().numpy()
         return output
+
+
+class TorchFeatures:
+    """A fixed feature network of the metrics: (N, 3, H, W) RGB in [0, 1] -> its outputs, as NumPy.
+
+    `name` is alexnet (LPIPS) or inception (FID). Of the file the layers that the network has are
+    taken; all of them must be there, in their shapes. Raises ModelError.
+    """
+
+    def __init__(self, name: str, weights: Path, device: str = "cpu") -> None:
+        networks: dict[str, type[nn.Module]] = {"alexnet": AlexFeatures, "inception": Inception}
+        network = networks[name]()
+        given = load_weights(weights)
+        # counters of training steps, which files of different ages have or have not
+        wanted = {key for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+        if missing := sorted(wanted - given.keys()):
+            raise ModelError(f"{weights}: no weights of {name}: {missing[0]} is missing")
+        try:
+            network.load_state_dict({key: given[key] for key in wanted}, strict=False)
+        except RuntimeError as error:
+            raise ModelError(f"{weights}: no weights of {name}: layers of other shapes") from error
+        kind, index = parse_device(device)
+        on_cuda = kind != "cpu" and torch.cuda.is_available()
+        if kind == "cuda" and index >= torch.cuda.device_count():
+            raise RuntimeMissing(f"cuda:{index} was asked for, and torch sees no such GPU here")
+        self.device = f"cuda:{index}" if on_cuda else "cpu"
+        self._network = network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> list[Batch]:
+        found = self._network(torch.from_numpy(batch).to(self.device))
+        outputs = found if isinstance(found, list) else [found]
+        return [output.cpu().numpy() for output in outputs]
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a torch file, opened without running anything in it. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; see `fhrt models pull`")
+    try:
+        given = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        raise ModelError(f"{path}: no torch weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(given, dict):
+        raise ModelError(f"{path}: no torch weights: it holds a {type(given).__name__}")
+    return given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from torch.nn import functional as F
 
 from fhrt.faces import Picture
 from fhrt.networks.detector import STRIDES, Detector
+from fhrt.training.config import Config
+from fhrt.training.data import Dropped
 from fhrt.training.labelled import Labelled, Sources, read_sources, spoil, warp, warp_faces
 
 # Face sizes, the root of the box's area in pixels, that the cells of a stride answer for.
@@ -23,31 +24,34 @@ SMALLEST = 11.0  # pixels; smaller faces are neither asked for nor punished
 class DetectorSystem:
     """Data, network and loss of the detector."""
 
-    def __init__(self, data: Path, options: dict[str, Any]) -> None:
-        self.side, self.size = int(options["side"]), int(options["batch"])
+    def __init__(self, data: Path, config: Config) -> None:
+        self.side, self.size = int(config.options["side"]), int(config.options["batch"])
         self.sources: Sources = read_sources(data)
+        self.dropped: tuple[Dropped, ...] = ()
         self.cells = cell_centres(self.side)
 
     def build(self) -> nn.Module:
         return Detector()
 
-    def batch(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        pictures, targets = [], []
-        for _ in range(self.size):
-            picture, *faces = mosaic(self.sources, self.side, rng)
-            pictures.append(picture.transpose(2, 0, 1))
-            targets.append(assign(self.cells, *faces))
-        keys = targets[0].keys()
-        return {"picture": np.stack(pictures)} | {
-            k: np.stack([t[k] for t in targets]) for k in keys
-        }
+    def batch_size(self, step: int) -> int:
+        return self.size
 
-    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def validation(self) -> None:
+        """None: `fhrt eval detector` scores it on pictures of its own."""
+
+    def sample(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        picture, *faces = mosaic(self.sources, self.side, rng)
+        planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        return {"picture": planes} | assign(self.cells, *faces)
+
+    def output(self, network: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
+        values = (batch["picture"].float() / 255).contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = network(values)
+        return maps
+
+    def loss(self, maps: list[Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Quality focal loss (Li et al. 2020) for the score, whose target is the box's IoU; GIoU
         (Rezatofighi et al. 2019) for the box; smooth L1 of the landmarks over the face's size."""
-        maps = network(
-            (batch["picture"].float() / 255).contiguous(memory_format=torch.channels_last)
-        )
         out = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)  # (N, cells, 15)
         centres = torch.from_numpy(self.cells).to(out)
         stride = centres[:, 2:]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from fhrt.faces import landmark_crop_matrix
 from fhrt.networks.landmarks import SIDE, Landmarks
+from fhrt.training.config import Config
+from fhrt.training.data import Dropped
 from fhrt.training.labelled import Labelled, read_sources, spoil, warp, warp_faces
 
 SMALLEST = 20.0  # pixels of a face; below, the given landmarks are guesses themselves
@@ -18,9 +19,10 @@ SMALLEST = 20.0  # pixels of a face; below, the given landmarks are guesses them
 class LandmarkSystem:
     """Data, network and loss of the landmark network."""
 
-    def __init__(self, data: Path, options: dict[str, Any]) -> None:
-        self.size = int(options["batch"])
+    def __init__(self, data: Path, config: Config) -> None:
+        self.size = int(config.options["batch"])
         self.sources = read_sources(data)
+        self.dropped: tuple[Dropped, ...] = ()
         self.pools = []
         photos = self.sources.photos
         for pool in (photos["in_the_wild"], photos["portraits"], photos["old"], self.sources.faces):
@@ -29,22 +31,24 @@ class LandmarkSystem:
     def build(self) -> nn.Module:
         return Landmarks()
 
-    def batch(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        parts = [self._sample(rng) for _ in range(self.size)]
-        return {
-            "picture": np.stack([picture.transpose(2, 0, 1) for picture, _ in parts]),
-            "landmarks": np.stack([places for _, places in parts]).astype(np.float32),
-        }
+    def batch_size(self, step: int) -> int:
+        return self.size
 
-    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def validation(self) -> None:
+        """None: `fhrt eval detector` scores it on pictures of its own."""
+
+    def output(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found: Tensor = network(batch["picture"].float() / 255)
+        return found
+
+    def loss(self, found: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Mean distance of the landmarks, over the distance of the eyes."""
         wanted = batch["landmarks"]
-        found = network(batch["picture"].float() / 255)
         eyes = (wanted[:, 1] - wanted[:, 0]).norm(dim=1).clamp(min=0.15)
         error = ((found - wanted).square().sum(2) + 1e-6).sqrt().mean(1) / eyes
         return error.mean(), {"error": float(error.detach().mean())}
 
-    def _sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         pool = self.pools[int(rng.choice(4, p=[0.3, 0.15, 0.15, 0.4]))]
         source, i = pool[rng.integers(len(pool))]
         truth = source.landmarks[i]
@@ -64,7 +68,10 @@ class LandmarkSystem:
         crop[:] = rng.integers(0, 256, 3)
         warp(source, matrix, crop)
         _, places = warp_faces(matrix, source.boxes[i : i + 1], source.landmarks[i : i + 1])
-        return spoil(crop, rng), (places[0] + 0.5) / SIDE
+        return {
+            "picture": np.ascontiguousarray(spoil(crop, rng).transpose(2, 0, 1)),
+            "landmarks": ((places[0] + 0.5) / SIDE).astype(np.float32),
+        }
 
 
 def _usable(source: Labelled, i: int) -> bool:

@@ -6,7 +6,6 @@ Faces of 256, 384 and 512 pixels in one batch; the network is told where in the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,42 +15,66 @@ from torch import Tensor, nn
 from fhrt.damage.degrade import BLIND_256, BLIND_512, Blind, blind
 from fhrt.faces import Picture
 from fhrt.networks.restore import Restore
-from fhrt.training.data import read_folder
+from fhrt.quality.protocols import bicubic
+from fhrt.training.config import Config
+from fhrt.training.data import find_faces, load_faces
+from fhrt.training.losses import fidelity_of, psnr
+from fhrt.training.pairs import VALIDATION, hold_out, planar
 
 MARGIN = 32  # pixels around a crop that are degraded with it, so that its border is a real one
 
 
 class RestoreSystem:
-    """Data, network and loss of `restore`. `data` holds train/256 and train/512."""
+    """Data, network and loss of `restore`, and of its adversarial fine-tune.
 
-    def __init__(self, data: Path, options: dict[str, Any]) -> None:
-        self.crops: list[list[int]] = options["crops"]  # [[from step, side, batch], …]
-        self.clean = float(options["clean"])
-        self.small = read_folder(data / "faces/train/256")
-        self.large = read_folder(data / "faces/train/512")
+    options: crops, [[from share of the steps, side, batch], …]; clean, the share of samples with
+    hardly any damage; shares of faces of 256, 384 and 512 pixels; fidelity as for pairs.
+    """
+
+    def __init__(self, data: Path, config: Config) -> None:
+        self.crops: list[tuple[float, int, int]] = [
+            (share * config.steps, int(side), int(batch))
+            for share, side, batch in config.options["crops"]
+        ]
+        self.clean = float(config.options["clean"])
+        self.shares = config.options.get("shares", [0.65, 0.1, 0.25])
+        self.fidelity = fidelity_of(config.options)
+        training, held = hold_out(find_faces(data, "train"), config.hold_out)
+        pictures, self.dropped = load_faces(training)
+        self.large = [_square(p, 512) for p in pictures if min(p.shape[:2]) >= 470]
+        self.small = [_square(p, 256) for p in pictures if 250 <= min(p.shape[:2]) < 470]
+        few = held[:: max(1, len(held) // VALIDATION)][:VALIDATION]
+        self.held = load_faces(few, 256)[0] if few else []
 
     def build(self) -> nn.Module:
         return Restore()
 
-    def batch(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        side, size = next((s, n) for start, s, n in reversed(self.crops) if step >= start)
-        parts = [self._sample(side, rng) for _ in range(size)]
-        names = ("input", "target", "position")
-        return {name: np.stack([part[i] for part in parts]) for i, name in enumerate(names)}
+    def batch_size(self, step: int) -> int:
+        return self._crop(step)[1]
 
-    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Charbonnier, sqrt(d² + 1e-6) (Lai et al. 2017)."""
+    def output(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        values = (batch["input"].float() / 255).contiguous(memory_format=torch.channels_last)
+        made: Tensor = network(values, batch["position"])
+        return made
+
+    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         target = batch["target"].float() / 255
-        output = network(batch["input"].float() / 255, batch["position"])
-        squared = (output - target) ** 2
-        loss = torch.sqrt(squared + 1e-6).mean()
-        with torch.no_grad():
-            psnr = -10 * torch.log10(squared.mean((1, 2, 3)) + 1e-6).mean()
-        return loss, {"psnr": float(psnr)}
+        return self.fidelity(output, target), {"psnr": psnr(output, target)}
 
-    def _sample(
-        self, side: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def validation(self) -> dict[str, np.ndarray] | None:
+        position = _position(256, 256, 0, 0)
+        pairs = [
+            planar(blind(face, np.random.default_rng(i), BLIND_256), face) | {"position": position}
+            for i, face in enumerate(self.held)
+        ]
+        return {k: np.stack([pair[k] for pair in pairs]) for k in pairs[0]} if pairs else None
+
+    def _crop(self, step: int) -> tuple[int, int]:
+        """Side of the crops and how many of them there are in a step."""
+        return next((side, n) for start, side, n in reversed(self.crops) if step >= start)
+
+    def sample(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        side = self._crop(step)[0]
         face, ranges = self._face(rng)
         size = face.shape[0]
         x0, y0 = (int(v) for v in rng.integers(0, (size - side) // 4 + 1, 2) * 4)
@@ -69,17 +92,13 @@ class RestoreSystem:
             damaged = blind(target, rng, ranges)
         inside = np.s_[y0 - top : y0 - top + side, x0 - left : x0 - left + side]
         # Found landmarks are off by a few per cent of the face: so is the position in training.
-        shift_x, shift_y = rng.normal(0, 0.02, 2)
-        cells = (np.arange(side // 4) + 0.5) * 4
-        x = (cells + x0) * (2 / size) - 1 + shift_x
-        y = (cells + y0) * (2 / size) - 1 + shift_y
-        position = np.empty((3, side // 4, side // 4), np.float32)
-        position[0], position[1], position[2] = x, y[:, None], 256 / size
-        return damaged[inside].transpose(2, 0, 1), target[inside].transpose(2, 0, 1), position
+        shift = rng.normal(0, 0.02, 2) * (size / 2)
+        position = _position(side, size, x0 + shift[0], y0 + shift[1])
+        return planar(damaged[inside], target[inside]) | {"position": position}
 
     def _face(self, rng: np.random.Generator) -> tuple[Picture, Blind]:
         """A face of 256, 384 or 512 pixels and the ranges of damage that fit its size."""
-        size = int(rng.choice([256, 384, 512], p=[0.65, 0.1, 0.25]))
+        size = int(rng.choice([256, 384, 512], p=self.shares))
         every = len(self.small) + len(self.large)
         if size == 256:
             at = int(rng.integers(every))
@@ -90,3 +109,22 @@ class RestoreSystem:
             face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
         middle = Blind(blur=(0.3, 7.5), shrink=(1, 10))
         return face, {256: BLIND_256, 384: middle, 512: BLIND_512}[size]
+
+
+def _position(side: int, size: int, x0: float, y0: float) -> np.ndarray:
+    """float32 (3, side/4, side/4): the planes of `networks.restore.face_position` for a crop of
+    `side` pixels whose corner lies at x0, y0 of a face of `size`."""
+    cells = (np.arange(side // 4) + 0.5) * 4
+    position = np.empty((3, side // 4, side // 4), np.float32)
+    position[0] = (cells + x0) * (2 / size) - 1
+    position[1] = ((cells + y0) * (2 / size) - 1)[:, None]
+    position[2] = 256 / size
+    return position
+
+
+def _square(picture: Picture, size: int) -> Picture:
+    """The middle square at `size` pixels."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return bicubic(np.ascontiguousarray(picture[top : top + side, left : left + side]), size)

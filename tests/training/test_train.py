@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,18 @@ from fhrt.damage.degrade import BLIND_256, BLIND_512, Blind, blind  # noqa: E402
 from fhrt.errors import InputError, UsageError  # noqa: E402
 from fhrt.faces import Picture  # noqa: E402
 from fhrt.networks import build  # noqa: E402
+from fhrt.networks.discriminators import DISCRIMINATORS  # noqa: E402
 from fhrt.training import detector, labelled, train  # noqa: E402
+from fhrt.training.config import (  # noqa: E402
+    Adversarial,
+    Config,
+    config_of,
+    names,
+    plain,
+    read_config,
+)
 from fhrt.training.labelled import MIRRORED, Labelled, Sources, warp, warp_faces  # noqa: E402
 from fhrt.training.muon import Muon, orthogonalised  # noqa: E402
-from fhrt.training.train import Config, read_config  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
@@ -33,10 +42,12 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not 
 class Tiny:
     """Learns to give its input back, with a weight that Muon takes and others that Adam takes."""
 
-    batches: list[tuple[int, np.ndarray]] = []  # noqa: RUF012 what every run was fed with
+    samples: list[tuple[int, np.ndarray]] = []  # noqa: RUF012 what every run was fed with
 
-    def __init__(self, data: Path, options: dict[str, Any]) -> None:
-        self.size = int(options.get("batch", 2))
+    dropped = ()
+
+    def __init__(self, data: Path, config: Config) -> None:
+        self.size = int(config.options.get("batch", 2))
 
     def build(self) -> nn.Module:
         return nn.Sequential(
@@ -47,13 +58,22 @@ class Tiny:
             nn.Conv2d(16, 3, 1),
         )
 
-    def batch(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        made = rng.random((self.size, 3, 8, 8), np.float32)
-        self.batches.append((step, made))
-        return {"x": made}
+    def batch_size(self, step: int) -> int:
+        return self.size
 
-    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        loss = (network(batch["x"]) - batch["x"]).abs().mean()
+    def sample(self, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        made = rng.integers(0, 256, (3, 32, 32), np.uint8)
+        self.samples.append((step, made))
+        return {"input": made, "target": made}
+
+    def validation(self) -> dict[str, np.ndarray]:
+        return {key: v[None] for key, v in self.sample(-1, np.random.default_rng(9)).items()}
+
+    def output(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return network(batch["input"].float() / 255)
+
+    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        loss = (output - batch["target"].float() / 255).abs().mean()
         return loss, {"l1": float(loss.detach())}
 
 
@@ -64,7 +84,7 @@ CONFIG = Config(
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    Tiny.batches = []
+    Tiny.samples = []
     monkeypatch.setattr(train, "systems", lambda: {"tiny": Tiny})
     monkeypatch.setattr(train, "_keep_memory", lambda: None)  # it would outlast the test
     torch.set_num_threads(1)
@@ -90,42 +110,124 @@ def equal(a: Any, b: Any) -> bool:
 
 def test_training_learns_and_writes_weights_checkpoint_and_log(tmp_path: Path) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
-    config = replace(CONFIG, steps=60, log_every=20)
-    weights = run(tmp_path, config=config, report=lambda step, f: seen.append((step, f)))
-    assert weights.keys() == Tiny(Path(), {}).build().state_dict().keys()
+    reports = train.Reports(lambda step, figures: seen.append((step, figures)))
+    weights = run(tmp_path, config=replace(CONFIG, steps=60, log_every=20), reports=reports)
+    assert weights.keys() == Tiny(Path(), CONFIG).build().state_dict().keys()
     assert [step for step, _ in seen] == [20, 40, 60]
     assert seen[-1][1]["l1"] < 0.7 * seen[0][1]["l1"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv", "tiny.pth"]
+    written = {p.name for p in tmp_path.iterdir() if not p.name.startswith("events.")}
+    assert written == {"checkpoint.pt", "log.csv", "tiny.pth", "validation"}
+    assert len(list(tmp_path.glob("events.*"))) == 1
+    grid = cv2.imread(str(tmp_path / "validation" / "000060.png"))
+    assert grid.shape == (32, 3 * 32, 3) and not np.array_equal(grid[:, :32], grid[:, 32:64])
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [20, 40, 60]
     assert float(rows[0]["loss"]) == pytest.approx(seen[0][1]["loss"], rel=1e-4)
+    assert float(rows[-1]["validation_l1"]) < 0.2 and 0 <= float(rows[-1]["waiting"]) <= 1
 
 
 class Killed(BaseException):
     """As a signal would end a run."""
 
 
-@pytest.mark.parametrize("killed_at", [4, 8])
-def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    killed_at: int, tmp_path: Path
-) -> None:
-    whole = run(tmp_path / "whole")
+ADVERSARIAL = Adversarial("patch", 0.01, feature_matching=0.1, condition=True, options={"width": 4})
 
-    def kill(step: int, figures: dict[str, float]) -> None:
-        if step > killed_at:
+
+@pytest.mark.parametrize("killed_at", [3, 4, 9])
+@pytest.mark.parametrize("adversarial", [None, ADVERSARIAL])
+def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    killed_at: int, adversarial: Adversarial | None, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, adversarial=adversarial)
+    whole = run(tmp_path / "whole", config=config)
+
+    def kill(step: int, steps: int) -> None:
+        if step == killed_at:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path / "broken", report=kill)
+        run(tmp_path / "broken", config=config, reports=train.Reports(progress=kill))
     state = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == killed_at
-    assert equal(run(tmp_path / "broken", resume=True), whole)
+    assert state["step"] == killed_at // 4 * 4
+    assert equal(run(tmp_path / "broken", config=config, resume=True), whole)
     ends = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         for name in ("whole", "broken")
     ]
     assert ends[0]["step"] == 12 and equal(ends[0], ends[1])
+    logs = []
+    for name in ("whole", "broken"):
+        with (tmp_path / name / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        timings = ("seconds_a_step", "waiting")
+        logs.append([{k: v for k, v in row.items() if k not in timings} for row in rows])
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "8", "12"]
+
+
+def test_the_discriminator_learns_and_is_kept(tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    reports = train.Reports(lambda step, figures: seen.append(figures))
+    run(tmp_path, config=replace(CONFIG, adversarial=ADVERSARIAL), reports=reports)
+    assert {"fooled", "told_apart", "l1"} <= seen[-1].keys()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    critic = DISCRIMINATORS["patch"](condition=True, width=4)
+    before = {k: v.clone() for k, v in critic.state_dict().items()}
+    critic.load_state_dict(state["critic"])
+    assert not equal(critic.state_dict(), before) and state["critic_optimiser"]["state"]
+
+
+def test_an_unknown_discriminator_is_a_usage_error(tmp_path: Path) -> None:
+    config = replace(CONFIG, adversarial=Adversarial("pach", 0.1))
+    with pytest.raises(UsageError, match="'patch'"):
+        run(tmp_path, config=config)
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
+    first = run(tmp_path / "tiny")
+    for start in ("tiny", str(tmp_path / "tiny" / "tiny.pth")):
+        folder = tmp_path / f"of_{len(start)}"
+        tuned = run(folder, config=replace(CONFIG, start=start, steps=1, learning_rate=0.0))
+        kept = [key for key in first if "running" not in key and "num_batches" not in key]
+        assert all(torch.equal(tuned[key], first[key]) for key in kept)
+    other = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(3)}, other)
+    with pytest.raises(InputError, match="not weights of this network"):
+        run(tmp_path / "c", config=replace(CONFIG, start=str(other)))
+    with pytest.raises(InputError, match="no such weights"):
+        run(tmp_path / "d", config=replace(CONFIG, start=str(tmp_path / "gone.pth")))
+
+
+class Trap:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (os.system, ("touch trapped",))
+
+
+def test_bad_checkpoints_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "good")
+    checkpoint = tmp_path / "good" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+
+    def resumed(content: Any) -> str:
+        torch.save(content, checkpoint)
+        with pytest.raises(InputError) as caught:
+            run(tmp_path / "good", resume=True)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "a checkpoint of 'other', not of 'tiny'" in resumed(state | {"name": "other"})
+    assert "holds more than tensors" in resumed({"a": Trap()})
+    assert not (tmp_path / "trapped").exists()
+    assert "no checkpoint of" in resumed({"weight": torch.zeros(1)})
+    assert "does not fit" in resumed(state | {"network": {"0.weight": torch.zeros(1)}})
+    checkpoint.write_bytes(checkpoint.read_bytes()[:300])
+    with pytest.raises(InputError, match="cannot be read"):
+        run(tmp_path / "good", resume=True)
 
 
 def test_another_seed_gives_another_run_and_the_same_seed_the_same(tmp_path: Path) -> None:
@@ -137,14 +239,13 @@ def test_another_seed_gives_another_run_and_the_same_seed_the_same(tmp_path: Pat
 
 def test_a_batch_depends_on_the_seed_and_its_number_alone(tmp_path: Path) -> None:
     run(tmp_path / "a", config=replace(CONFIG, data_threads=3))
-    one = dict(Tiny.batches)
-    Tiny.batches = []
+    one = sorted((step, made.tobytes()) for step, made in Tiny.samples)
+    Tiny.samples = []
     run(tmp_path / "b", config=replace(CONFIG, data_threads=1, learning_rate=1.0))
-    two = dict(Tiny.batches)
-    assert sorted(one) == sorted(two) == list(range(12))
-    assert all(np.array_equal(one[step], two[step]) for step in one)
-    expected = np.random.default_rng([CONFIG.seed, 5]).random((2, 3, 8, 8), np.float32)
-    assert np.array_equal(one[5], expected)
+    two = sorted((step, made.tobytes()) for step, made in Tiny.samples)
+    assert one == two and sorted({step for step, _ in one}) == list(range(-1, 12))
+    rng = np.random.default_rng([CONFIG.seed, 5, 1])  # seed, step, number of the sample
+    assert (5, rng.integers(0, 256, (3, 32, 32), np.uint8).tobytes()) in one
 
 
 def test_a_run_is_not_overwritten_unless_it_is_resumed(tmp_path: Path) -> None:
@@ -171,7 +272,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="No space left on device; the one before is whole"):
         train.write_atomically(path, {"step": 2})
     assert torch.load(path, weights_only=True) == {"step": 1}
     monkeypatch.undo()
@@ -189,10 +290,20 @@ def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
     assert 0 < rates[-1] <= 2.1e-5
 
 
-def test_every_bundled_configuration_can_be_read() -> None:
-    for name in ("restore", "detector", "landmarks"):
-        config = read_config(name)
-        assert config.system == name and config.steps > 1000 and 0 < config.learning_rate < 0.1
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_other_schedules_fall_to_next_to_nothing_too(schedule: str) -> None:
+    config = Config("tiny", 100, 1.0, warmup=1, decay=0.5, schedule=schedule)
+    rates = np.array([config.rate(step) for step in range(100)])
+    assert (rates[1:51] == 1).all() and (np.diff(rates[50:]) < 0).all() and rates[-1] < 0.02
+    middle = {"cosine": 0.5, "exponential": 0.1}[schedule]
+    assert rates[75] == pytest.approx(middle, abs=0.02)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_bundled_configuration_can_be_read_and_kept(name: str) -> None:
+    config = read_config(name)
+    assert config.steps >= 50 and 0 < config.learning_rate < 0.1
+    assert config_of(plain(config), "checkpoint") == config
 
 
 def test_an_unknown_key_and_an_unknown_system_are_usage_errors(tmp_path: Path) -> None:
@@ -200,7 +311,13 @@ def test_an_unknown_key_and_an_unknown_system_are_usage_errors(tmp_path: Path) -
     path.write_text('system = "tiny"\nsteps = 3\nlearning_rate = 1e-3\nlearnin_rate = 2\n')
     with pytest.raises(UsageError, match=r"unknown key 'learnin_rate'.*'learning_rate'"):
         read_config("mine", path)
-    with pytest.raises(UsageError, match=r"restor.toml; did you mean 'restore'"):
+    path.write_text('system = "tiny"\nsteps = 3\nlearning_rate = 1e-3\nschedule = "cosin"\n')
+    with pytest.raises(UsageError, match=r"'cosin'.*'cosine'"):
+        read_config("mine", path)
+    path.write_text('system = "tiny"\nsteps = 3\nlearning_rate = 1e-3\n[adversarial]\nwight = 1\n')
+    with pytest.raises(UsageError, match=r"\[adversarial\].*'wight'.*'weight'"):
+        read_config("mine", path)
+    with pytest.raises(UsageError, match=r"'restor'; did you mean 'restore'"):
         read_config("restor")
     with pytest.raises(UsageError, match=r"tiny"):
         train.train("tini", Path(), tmp_path, replace(CONFIG, system="tini"))
@@ -444,13 +561,13 @@ def test_mosaics_hold_their_faces(sources: Sources) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["restore", "detector", "landmarks"])
+@pytest.mark.parametrize("name", ["restore", "srgan-x4", "unmask-256", "detector", "landmarks"])
 def test_training_reads_nothing_of_the_test_set(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # the real systems
     data = excerpt(tmp_path / "data")
-    if name == "restore":
+    if name not in ("detector", "landmarks"):
         (data / "faces" / "train").unlink()
         for size in ("256", "512"):
             few = data / "faces" / "train" / size
@@ -464,21 +581,28 @@ def test_training_reads_nothing_of_the_test_set(
         read.append(str(path))
         return fromfile(path, *args, **options)
 
+    read_bytes = Path.read_bytes
+
+    def spying_bytes(path: Path) -> bytes:
+        read.append(str(path))
+        return read_bytes(path)
+
     monkeypatch.setattr(np, "fromfile", spying)
+    monkeypatch.setattr(Path, "read_bytes", spying_bytes)
     monkeypatch.setattr(cv2, "imread", None)
     config = read_config(name)
-    system = train.systems()[name](data, config.options | {"batch": 2})
-    if name == "restore":
-        system.crops = [[0, 160, 2]]
-    first = system.batch(0, np.random.default_rng([0, 0]))
-    again = system.batch(0, np.random.default_rng([0, 0]))
+    system = train.systems()[config.system](data, replace(config, hold_out=0.0))
+    first, again = (
+        {key: v[None] for key, v in system.sample(0, np.random.default_rng([0, 0])).items()}
+        for _ in range(2)
+    )
     assert all(np.array_equal(first[key], again[key]) for key in first)
     assert all(np.isfinite(values).all() for values in first.values())
-    inside = [Path(path).relative_to(data).parts for path in read]
+    inside = [Path(p).relative_to(data).parts for p in read if not p.endswith("faces.csv")]
     assert len(inside) >= 8
     assert all("train" in parts and "test" not in parts for parts in inside)
     tensors = {key: torch.from_numpy(value) for key, value in first.items()}
-    loss, figures = system.loss(system.build(), tensors)
+    loss, figures = system.loss(system.output(system.build(), tensors), tensors)
     assert torch.isfinite(loss) and loss > 0 and all(map(math.isfinite, figures.values()))
 
 
