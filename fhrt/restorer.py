@@ -87,6 +87,11 @@ class Restorer:
             raise UsageError(f"scale {scale} is not one of {', '.join(map(str, SCALES))}")
         self.scale, self.group = scale, group
         self.session: Session = open_session(model, device, runtime, threads)
+        if self.session.scale != 1:
+            name, factor = self.session.name, self.session.scale
+            raise UsageError(
+                f"{name} enlarges {factor} times: it is no model for a face in a picture"
+            )
         path = Path(detector) if detector is not None else None
         self.detect = open_detector(path, device, threads, threshold)
 

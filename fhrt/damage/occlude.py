@@ -84,7 +84,8 @@ def sunglasses(shape: tuple[int, ...], landmarks: Points, rng: np.random.Generat
     glass = (np.array(GLASS) + rng.normal(0, 0.03, (len(GLASS), 2))) * rng.uniform(0.9, 1.15, 2)
     bridge = np.array([(-0.3, -0.16), (0.3, -0.16), (0.3, -0.06), (-0.3, -0.06)])
     parts = (glass, glass * [-1, 1], bridge)
-    return np.maximum.reduce([polygon(shape, landmarks, part) for part in parts])
+    cover: Cover = np.max([polygon(shape, landmarks, part) for part in parts], 0)
+    return cover
 
 
 def hand(shape: tuple[int, ...], landmarks: Points, rng: np.random.Generator) -> Cover:
@@ -105,7 +106,8 @@ def hand(shape: tuple[int, ...], landmarks: Points, rng: np.random.Generator) ->
     near, far = tip + along * 0.8, tip + along * 2.5
     side = across * width * fingers * 1.05
     palm = np.array([near - side, near + side, far + side, far - side])
-    return np.maximum(cover, polygon(shape, landmarks, palm))
+    cover = np.maximum(cover, polygon(shape, landmarks, palm))
+    return cover
 
 
 def disc(picture: Picture, landmarks: Points, rng: np.random.Generator) -> tuple[Picture, Cover]:
@@ -154,7 +156,7 @@ def polygon(shape: tuple[int, ...], landmarks: Points, outline: Points) -> Cover
     height, width = shape[:2]
     large = np.zeros((4 * height, 4 * width), np.uint8)
     cv2.fillPoly(large, [np.round(pixels * 4 + 1.5).astype(np.int32)], 255)
-    small = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+    small: Picture = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / np.float32(255)
 
 

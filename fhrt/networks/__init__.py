@@ -32,7 +32,7 @@ def build(name: str, **options: Any) -> nn.Module:
     }
     if name not in networks:
         raise ModelError(f"no network {name!r}{known_names(name, networks)}")
-    known = [option for option in inspect.signature(networks[name].__init__).parameters][1:]
+    known = list(inspect.signature(networks[name].__init__).parameters)[1:]
     for option in options:
         if option not in known:
             nearest = known_names(option, known)

@@ -120,14 +120,18 @@ def names() -> list[str]:
 def start_weights(start: str, beside: Path) -> Path:
     """The weights that a run starts from: a .pth file, the result of the run `start` in the folder
     `beside`, or those of a model of the catalogue. Raises InputError or ModelError."""
-    from fhrt.models import recipe
+    from fhrt.models import recipe, recipes
 
     if start.endswith(".pth"):
         if not Path(start).is_file():
             raise InputError(f"{start}: no such weights to start from")
         return Path(start)
     trained = beside / start / f"{start}.pth"
-    return trained if trained.is_file() else recipe(start).weights_path()
+    if trained.is_file():
+        return trained
+    if start not in recipes():
+        raise InputError(f"{trained}: not there; `fhrt train {start}` comes first")
+    return recipe(start).weights_path()
 
 
 def _section(kind: type[Section], values: dict[str, Any], origin: str) -> Section:
