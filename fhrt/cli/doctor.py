@@ -11,7 +11,8 @@ EXTRAS = {
     "cpu": ["onnxruntime"],
     "gpu": ["onnxruntime-gpu"],
     "demo": ["scikit-image"],
-    "train": ["torch", "onnx", "onnxscript"],
+    "eval": ["matplotlib"],
+    "train": ["torch", "lightning-fabric", "tensorboard", "onnx", "onnxscript"],
 }
 
 

@@ -14,6 +14,7 @@ def build(name: str, **options: Any) -> nn.Module:
     from fhrt.errors import ModelError, known_names
     from fhrt.networks import facesr
     from fhrt.networks.detector import Detector
+    from fhrt.networks.gfpgan import GFPGAN
     from fhrt.networks.landmarks import Landmarks
     from fhrt.networks.restore import Restore
     from fhrt.networks.srgan import SRResNet
@@ -29,6 +30,7 @@ def build(name: str, **options: Any) -> nn.Module:
         "facesr-upsample": facesr.Upsample,
         "facesr-attention": facesr.Attention,
         "unet": UNet,
+        "gfpgan": GFPGAN,
     }
     if name not in networks:
         raise ModelError(f"no network {name!r}{known_names(name, networks)}")

@@ -47,22 +47,13 @@ class TorchSession:
 class TorchFeatures:
     """A fixed feature network of the metrics: (N, 3, H, W) RGB in [0, 1] -> its outputs, as NumPy.
 
-    `name` is alexnet (LPIPS) or inception (FID). Of the file the layers that the network has are
-    taken; all of them must be there, in their shapes. Raises ModelError.
+    `name` is alexnet (LPIPS) or inception (FID). Raises ModelError; see `load_layers`.
     """
 
     def __init__(self, name: str, weights: Path, device: str = "cpu") -> None:
         networks: dict[str, type[nn.Module]] = {"alexnet": AlexFeatures, "inception": Inception}
         network = networks[name]()
-        given = load_weights(weights)
-        # counters of training steps, which files of different ages have or have not
-        wanted = {key for key in network.state_dict() if not key.endswith("num_batches_tracked")}
-        if missing := sorted(wanted - given.keys()):
-            raise ModelError(f"{weights}: no weights of {name}: {missing[0]} is missing")
-        try:
-            network.load_state_dict({key: given[key] for key in wanted}, strict=False)
-        except RuntimeError as error:
-            raise ModelError(f"{weights}: no weights of {name}: layers of other shapes") from error
+        load_layers(network, weights, name)
         kind, index = parse_device(device)
         on_cuda = kind != "cpu" and torch.cuda.is_available()
         if kind == "cuda" and index >= torch.cuda.device_count():
@@ -75,6 +66,20 @@ class TorchFeatures:
         found = self._network(torch.from_numpy(batch).to(self.device))
         outputs = found if isinstance(found, list) else [found]
         return [output.cpu().numpy() for output in outputs]
+
+
+def load_layers(network: nn.Module, weights: Path, name: str) -> None:
+    """Take the layers that the network has from a file that may hold others as well; all of them
+    must be there, in their shapes. `name` is what a message calls it. Raises ModelError."""
+    given = load_weights(weights)
+    # counters of training steps, which files of different ages have or have not
+    wanted = {key for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    if missing := sorted(wanted - given.keys()):
+        raise ModelError(f"{weights}: no weights of {name}: {missing[0]} is missing")
+    try:
+        network.load_state_dict({key: given[key] for key in wanted}, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{weights}: no weights of {name}: layers of other shapes") from error
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -34,6 +34,19 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
+class Perceptual:
+    """A loss over what a fixed network sees in a picture; see `perceptual.KINDS`.
+
+    kind: identity or content. weight: beside a fidelity of 1. file: the network's weights, a .pth
+    file or a name of `fhrt models pull`.
+    """
+
+    kind: str
+    weight: float
+    file: str
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run.
 
@@ -64,6 +77,7 @@ class Config:
     validate_every: int = 500
     log_every: int = 100
     adversarial: Adversarial | None = None
+    perceptual: tuple[Perceptual, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +118,10 @@ def config_of(values: dict[str, Any], origin: str) -> Config:
         values["adversarial"] = _section(
             Adversarial, values["adversarial"], f"{origin}: [adversarial]"
         )
+    sections, where = values.get("perceptual", ()), f"{origin}: [[perceptual]]"
+    if not isinstance(sections, (list, tuple)):
+        raise UsageError(f"{where} is a list of sections, in double brackets")
+    values["perceptual"] = tuple(_section(Perceptual, section, where) for section in sections)
     return _section(Config, values, origin)
 
 

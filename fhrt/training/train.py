@@ -33,6 +33,7 @@ from fhrt.training.data import Dropped, summary
 from fhrt.training.log import Log, write_grid
 from fhrt.training.losses import feature_matching, fooled, told_apart
 from fhrt.training.muon import Muon
+from fhrt.training.perceptual import build_losses
 
 Arrays = dict[str, np.ndarray]
 Batch = dict[str, Tensor]
@@ -166,6 +167,7 @@ class Run:
                 critic.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
                 steps,
             )
+        self.perceive = build_losses(config.perceptual, fabric.device)
 
     def go(self, reports: Reports) -> None:
         """The loop, from the step where the run stands to its last."""
@@ -203,6 +205,9 @@ class Run:
         figures = {"loss": float(loss.detach())} | figures
         if config.adversarial:
             wanted, of_it = self._fool(output, batch)
+            loss, figures = loss + wanted, figures | of_it
+        if config.perceptual:
+            wanted, of_it = self.perceive(output, batch)
             loss, figures = loss + wanted, figures | of_it
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)

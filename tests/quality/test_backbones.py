@@ -77,7 +77,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
 def test_the_table_is_whole_and_says_what_it_does_not_know() -> None:
     known = backbones()
     assert list(known) == [
-        *("alexnet", "lpips-lin", "inception", "niqe"),
+        *("alexnet", "lpips-lin", "inception", "niqe", "vgg19"),
         *("mobilefacenet", "arcface-buffalo_l", "sface"),
     ]
     for found in known.values():
@@ -85,7 +85,7 @@ def test_the_table_is_whole_and_says_what_it_does_not_know() -> None:
         assert found.url == "" or found.url.startswith("https://")
         assert len(found.sha256) == 64 or not found.url
     # torch's files carry the beginning of their checksum in their names
-    for name in ("alexnet", "inception"):
+    for name in ("alexnet", "inception", "vgg19"):
         assert known[name].file.rpartition("-")[2] == known[name].sha256[:8] + ".pth"
     assert [found.name for found in known.values() if not found.commercial] == ["arcface-buffalo_l"]
 
