@@ -25,6 +25,7 @@ from fhrt.runtime.torch import load_layers
 from fhrt.training.config import Perceptual
 
 Batch = dict[str, Tensor]
+Comparison = Callable[[nn.Module, Tensor, Tensor], Tensor]  # network, output, target -> loss
 Losses = Callable[[Tensor, Batch], tuple[Tensor, dict[str, float]]]
 
 # SRGAN's: it brings the features' error near that of pixels.
@@ -80,9 +81,7 @@ def content_loss(network: nn.Module, output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(network(output), wanted) / FEATURES**2
 
 
-KINDS: dict[
-    str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor, Tensor], Tensor]]
-] = {
+KINDS: dict[str, tuple[Callable[[], nn.Module], Comparison]] = {
     "identity": (MobileFaceNet, identity_loss),
     "content": (VggFeatures, content_loss),
 }
