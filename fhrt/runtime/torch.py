@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,13 +83,15 @@ def load_layers(network: nn.Module, weights: Path, name: str) -> None:
         raise ModelError(f"{weights}: no weights of {name}: layers of other shapes") from error
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
+def load_weights(path: Path) -> dict[str, Any]:
     """The state dict in a torch file, opened without running anything in it. Raises ModelError."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file; see `fhrt models pull`")
     try:
         given = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
+        if "Unsupported global" in str(error):  # a pickle can name code, which is never run
+            raise ModelError(f"{path}: holds more than tensors and was refused") from error
         raise ModelError(f"{path}: no torch weights: {str(error).splitlines()[0]}") from error
     if not isinstance(given, dict):
         raise ModelError(f"{path}: no torch weights: it holds a {type(given).__name__}")

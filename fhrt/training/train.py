@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
-import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +26,8 @@ from torch import Tensor, nn
 
 from fhrt.errors import InputError, UsageError, known_names
 from fhrt.networks.discriminators import DISCRIMINATORS
+from fhrt.runtime.torch import load_weights
+from fhrt.training.checkpoints import read_checkpoint, write_atomically
 from fhrt.training.config import Config, config_of, plain, read_config, start_weights
 from fhrt.training.data import Dropped, summary
 from fhrt.training.log import Log, write_grid
@@ -303,7 +303,7 @@ class Run:
 
     def start_from(self, weights: Path) -> None:
         """Begin with the weights of a file. Raises InputError where they do not fit."""
-        values = read_torch(weights)
+        values = load_weights(weights)
         try:
             _bare(self.network).load_state_dict(values)
             self.average.load_state_dict(values)
@@ -381,47 +381,6 @@ def faster_precision(accelerator: str) -> str:
             rounds.append(time.perf_counter() - begun)
         times[kind] = min(rounds[1:])
     return "bf16" if times[torch.float32] > 1.5 * times[torch.bfloat16] else "fp32"
-
-
-def read_torch(path: Path) -> Any:
-    """torch.load of tensors and plain values alone. Raises InputError for anything else: a pickle
-    can hold code, and that is never run."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds more than tensors and was refused") from error
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def read_checkpoint(path: Path, name: str) -> dict[str, Any]:
-    """A checkpoint of the run `name`. Raises InputError where it is missing or another system's."""
-    if not path.exists():
-        raise InputError(f"{path}: nothing to resume")
-    state = read_torch(path)
-    if not isinstance(state, dict) or not {"name", "config", "step"} <= state.keys():
-        raise InputError(f"{path}: no checkpoint of `fhrt train`")
-    if state["name"] != name:
-        raise InputError(f"{path}: a checkpoint of {state['name']!r}, not of {name!r}")
-    return state
-
-
-def write_atomically(path: Path, state: dict[str, Any]) -> None:
-    """torch.save beside the path, flushed to the disk, then renamed onto it. Raises InputError,
-    and leaves what was there, where it cannot be written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be written: {reason}; the one before is whole") from error
 
 
 def _picture(values: Tensor) -> Tensor:
