@@ -7,6 +7,7 @@ Needs the shared data. The bounds are those that weights trained on a CPU alone 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +16,73 @@ import pytest
 from fhrt.detect import open_detector
 from fhrt.pictures import read_photo
 from fhrt.quality.detection import DetectionScores, score_detector
-from fhrt.quality.scoring import score
+from fhrt.quality.measures import measures_for
+from fhrt.quality.protocols import protocol_of
+from fhrt.quality.scoring import rate
 from fhrt.runtime.session import open_session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
 
 
-def restoration(size: int, protocol: str) -> dict[str, Any]:
-    result = score(
-        open_session("restore"), "restore", SHARED / f"faces/test/{size}", protocol
-    )  # fmt: skip
-    for side in ("input", "output"):
-        psnr, ssim = result[side]["psnr"], result[side]["ssim"]
-        print(
-            f"\n{protocol} {side}: {psnr['mean']:.2f} ± {psnr['se']:.2f} dB, "
-            f"SSIM {ssim['mean']:.3f} ± {ssim['se']:.3f}, n {result['n']}",
-            end="",
+NIQE = SHARED / "reference/functions/niqe_pris_params.npz"
+EMBEDDER = SHARED / "weights/mobilefacenet_112.onnx"
+
+
+@cache
+def scored(model: str, protocol: str) -> dict[str, Any]:
+    """The summary of a model on the test faces that the protocol wants, printed."""
+    size = protocol_of(protocol).side or 256
+    folder = SHARED / f"faces/test/{size}"
+    whole = protocol == "blind-256"
+    measures = measures_for(folder, EMBEDDER if whole else None, NIQE if whole else None)
+    summary = rate({model: open_session(model)}, folder, protocol, measures)[0].summary()
+    for side in ("input", "output", "composite", "gain"):
+        figures = ", ".join(
+            f"{metric} {value['mean']:.3f} ± {value['se']:.3f}"
+            for metric, value in summary.get(side, {}).items()
         )
-    return result
+        if figures:
+            print(f"\n{model}, {protocol}, n {summary['n']}, {side}: {figures}", end="")
+    return summary
 
 
-def test_blind_256() -> None:
-    output = restoration(256, "blind-256")["output"]
-    assert output["psnr"]["mean"] >= 26.3
-    assert output["ssim"]["mean"] >= 0.755
+@pytest.mark.parametrize(
+    ("model", "protocol", "gain"),
+    [
+        ("restore", "blind-256", 2.3),
+        ("restore", "blind-512", 1.6),
+        ("srgan-x4", "sr4-128", 1.6),
+        ("srgan-x8", "sr8-128", 1.5),
+        ("facesr-attention", "sr4-256", 2.0),
+    ],
+)
+def test_gain_over_the_baseline(model: str, protocol: str, gain: float) -> None:
+    assert scored(model, protocol)["gain"]["psnr"]["mean"] >= gain
 
 
-def test_blind_512() -> None:
-    result = restoration(512, "blind-512")
-    assert result["output"]["psnr"]["mean"] - result["input"]["psnr"]["mean"] >= 1.6
+def test_restored_faces_are_like_the_person() -> None:
+    restored = scored("restore", "blind-256")
+    assert restored["input"]["identity"]["mean"] == pytest.approx(0.495, abs=0.01)
+    assert restored["output"]["identity"]["mean"] >= 0.63
+    assert restored["output"]["ssim"]["mean"] >= 0.755
 
 
 def test_a_good_face_is_left_alone() -> None:
-    assert restoration(512, "clean")["output"]["psnr"]["mean"] >= 34
+    assert scored("restore", "clean")["output"]["psnr"]["mean"] >= 34
+
+
+def test_the_adversarial_restorer_looks_more_natural_for_little() -> None:
+    faithful, adversarial = (scored(m, "blind-256")["output"] for m in ("restore", "restore-gan"))
+    assert adversarial["niqe"]["mean"] < faithful["niqe"]["mean"]
+    assert adversarial["psnr"]["mean"] >= faithful["psnr"]["mean"] - 1.2
+
+
+def test_occluded_faces_are_made_whole() -> None:
+    result = scored("unmask-256", "occlusion-256")
+    assert result["output"]["psnr"]["mean"] > 22.33 and result["output"]["ssim"]["mean"] > 0.8534
+    assert result["composite"]["psnr"]["mean"] >= 26
+    assert result["output"]["psnr_masked"]["mean"] >= 18
 
 
 @pytest.fixture(scope="module")

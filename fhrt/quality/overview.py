@@ -83,7 +83,8 @@ def score_systems(
 def cells(scored: Sequence[System]) -> list[list[str]]:
     """One row a system, as words, the heading first; mean ± standard error where there is room."""
     sides = ["input PSNR", "input SSIM", "output PSNR", "output SSIM", "gain dB"]
-    words = [["system", "protocol", "n", *sides, "identity", "NIQE", "steps", "trained on"]]
+    more = ["occluded part dB", "rest kept dB", "identity", "NIQE", "steps", "trained on"]
+    words = [["system", "protocol", "n", *sides, *more]]
     for system in scored:
         found, recipe = system.summary, system.recipe
         row = [recipe.name, recipe.protocol, str(found["n"])]
@@ -93,8 +94,10 @@ def cells(scored: Sequence[System]) -> list[list[str]]:
                 row.append(f"{figure['mean']:.{decimals}f} ± {figure['se']:.{decimals}f}")
         gain = found["gain"]["psnr"]
         row.append(f"{gain['mean']:+.2f} ± {gain['se']:.2f}")
-        for metric, decimals in (("identity", 3), ("niqe", 2)):
+        for metric, decimals in (("psnr_masked", 2), ("", 2), ("identity", 3), ("niqe", 2)):
             pair = [found[side].get(metric) for side in ("input", "output")]
+            if not metric and "composite" in found:
+                pair = [found["composite"]["psnr"]]
             row.append(" → ".join(f"{f['mean']:.{decimals}f}" for f in pair if f))
         words.append([*row, str(recipe.steps or ""), recipe.trained_on])
     return words

@@ -90,7 +90,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     try:
         given = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
-        if "Unsupported global" in str(error):  # a pickle can name code, which is never run
+        if "unsupported global" in str(error).lower():  # a pickle can name code, which is never run
             raise ModelError(f"{path}: holds more than tensors and was refused") from error
         raise ModelError(f"{path}: no torch weights: {str(error).splitlines()[0]}") from error
     if not isinstance(given, dict):
