@@ -14,30 +14,57 @@ def export(
         Path | None,
         typer.Option("--checkpoint", help="Weights (.pth); the bundled ones if not given."),
     ] = None,
+    to: Annotated[str, typer.Option(help="onnx or fp16.")] = "onnx",
+    faces: Annotated[
+        Path | None, typer.Option(help="Aligned faces to compare on, beside seeded pictures.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option("--cost", help="Score what fp16 costs on --faces, on its protocol.")
+    ] = False,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The ONNX file, or a folder for it.")
-    ] = Path(),
+        Path,
+        typer.Option("-o", "--output", help="A folder for the artifact's, or NAME.onnx alone."),
+    ] = Path("artifacts"),
     half: Annotated[
         bool,
         typer.Option("--half-weights", help="Store fp16 weights, and write them as NAME.pth too."),
     ] = False,
 ) -> None:
-    """Write the ONNX file of a network, run beside PyTorch before it is published."""
+    """Checkpoint to ONNX, fp32 or FP16, each run beside the one before; what differs is not
+    published.
+
+    Writes OUTPUT/NAME (for fp16, NAME-fp16): model.onnx, manifest.json, card.md.
+    """
+    from fhrt.errors import UsageError
     from fhrt.models import recipe
     from fhrt.runtime.session import need
 
     for module in ("torch", "onnx", "onnxscript"):
         need(module, "train")
     need("onnxruntime", "cpu")
+    from fhrt.exporting.steps import export as export_artifact
     from fhrt.exporting.to_onnx import export_onnx, halve
 
     found = recipe(name)
-    target = output / f"{name}.onnx" if output.is_dir() or not output.suffix else output
-    target.parent.mkdir(parents=True, exist_ok=True)
     weights = checkpoint or found.weights_path()
+    if output.suffix == ".onnx":
+        if to != "onnx" or faces:
+            raise UsageError(f"{output}: one file is plain ONNX; name a folder for an artifact")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if half:
+            weights = halve(weights, output.with_suffix(".pth"))
+        print(f"{output}: {export_onnx(found, weights, output)}")
+        return
     if half:
-        rounded = target.with_suffix(".pth")
-        halve(weights, rounded)
-        weights = rounded
-    parity = export_onnx(found, weights, target)
-    print(f"{target}: {parity}")
+        raise UsageError("--half-weights is for one file, -o NAME.onnx")
+    target = output / (name if to == "onnx" else f"{name}-{to}")
+    facts = export_artifact(found, weights, target, to, faces, truth)
+    for step in facts["steps"]:
+        print(f"{step['to']}: {step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s")
+        for against, parity in step["parity"].items():
+            print(f"  against {against}: largest {parity['largest']:.2g}, {parity['psnr']:.1f} dB")
+    if "fp16_costs" in facts:
+        print(
+            "fp16 costs {psnr:.4f} dB and {ssim:.6f} SSIM, n {n:.0f}".format(**facts["fp16_costs"])
+        )
+    print(target)

@@ -1,10 +1,12 @@
-"""Two artifacts side by side on the same input."""
+"""Two artifacts side by side on the same input, and where they begin to differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,32 +14,122 @@ from torch import nn
 
 from fhrt.runtime.onnx import open_graph
 
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two outputs are apart: largest and mean difference, and values that are no number."""
+    """How far two outputs are apart over all inputs: largest and mean difference, the PSNR in dB
+    for a range of 1, values that are no number, and how many inputs were compared."""
 
     largest: float
     mean: float
+    psnr: float
     not_finite: int
+    inputs: int
 
     def __str__(self) -> str:
         bad = f", {self.not_finite} values not finite" if self.not_finite else ""
-        return f"largest difference {self.largest:.2g}, mean {self.mean:.2g}{bad}"
+        apart = f"largest difference {self.largest:.2g}, mean {self.mean:.2g}"
+        return f"{apart}, {self.psnr:.0f} dB{bad}"
+
+    def figures(self) -> dict[str, float]:
+        return asdict(self)
 
 
-def compare(network: nn.Module, graph: Path, inputs: Iterable[np.ndarray]) -> Parity:
-    """Run a torch network and an ONNX file on the same inputs; all outputs count."""
-    session, _ = open_graph(graph, "cpu")
-    name = session.get_inputs()[0].name
-    largest, total, count, bad = 0.0, 0.0, 0, 0
+def compare(reference: Run, candidate: Run, inputs: Iterable[np.ndarray]) -> Parity:
+    """Run both on the same inputs; all outputs count."""
+    largest, total, squares, count, bad, seen = 0.0, 0.0, 0.0, 0, 0, 0
     for values in inputs:
+        seen += 1
+        for a, b in zip(reference(values), candidate(values), strict=True):
+            finite = np.isfinite(b)
+            bad += int(b.size - finite.sum())
+            difference = np.abs(a.astype(np.float64) - b)[finite]
+            largest = max(largest, float(difference.max(initial=0)))
+            total, count = total + float(difference.sum()), count + difference.size
+            squares += float((difference**2).sum())
+    error = squares / max(count, 1)
+    psnr = -10 * math.log10(error) if error else 200.0
+    return Parity(largest, total / max(count, 1), psnr, bad, seen)
+
+
+def of_network(network: nn.Module) -> Run:
+    """A torch network as `compare` runs it."""
+
+    def run(values: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            expected = network(torch.from_numpy(values))
-        outputs = expected if isinstance(expected, list) else [expected]
-        for a, b in zip(outputs, session.run(None, {name: values}), strict=True):
-            difference = np.abs(a.numpy().astype(np.float64) - b)
-            bad += int((~np.isfinite(b)).sum())
-            largest = max(largest, float(np.nanmax(difference)))
-            total, count = total + float(np.nansum(difference)), count + difference.size
-    return Parity(largest, total / max(count, 1), bad)
+            made = network(torch.from_numpy(values))
+        return [output.numpy() for output in (made if isinstance(made, list) else [made])]
+
+    return run
+
+
+def of_graph(path: Path) -> Run:
+    """An ONNX file in ONNX Runtime, as `compare` runs it."""
+    session, _ = open_graph(path, "cpu")
+    name = session.get_inputs()[0].name
+
+    def run(values: np.ndarray) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = session.run(None, {name: values})
+        return outputs
+
+    return run
+
+
+def first_departure(
+    reference: Path, candidate: Path, values: np.ndarray, gate: float
+) -> str | None:
+    """The first node, in the order of the reference, from which on the two ONNX files differ: its
+    output, over its own range, by less than `gate` dB, or is not finite. Found by halving the list
+    of the values that both name. None where they agree in all of them."""
+    import onnx
+
+    a, b = onnx.load(str(reference)), onnx.load(str(candidate))
+    theirs = {name for node in b.graph.node for name in node.output}
+    marks = [
+        (name, node)
+        for node in a.graph.node
+        for name in node.output
+        if name in theirs and node.op_type not in ("Shape", "Cast", "Constant")
+    ]
+
+    def departs(name: str) -> bool:
+        one, two = (_value(model, name, values) for model in (a, b))
+        if one is None or two is None or one.shape != two.shape:
+            return False
+        error = float(np.mean((one.astype(np.float64) - two) ** 2))
+        span = float(one.max() - one.min()) or 1.0
+        return not math.isfinite(error) or error > span**2 * 10 ** (-gate / 10)
+
+    low, high = 0, len(marks)
+    while low < high:
+        middle = (low + high) // 2
+        if departs(marks[middle][0]):
+            high = middle
+        else:
+            low = middle + 1
+    if low == len(marks):
+        return None
+    name, node = marks[low]
+    return f"{node.op_type} {node.name or name}"
+
+
+def _value(model: Any, name: str, values: np.ndarray) -> np.ndarray | None:
+    """A value inside a model, or None where it is no floating-point tensor."""
+    import onnx
+    import onnxruntime as ort
+
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        (found,) = session.run(None, {session.get_inputs()[0].name: values})
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
+    return found if isinstance(found, np.ndarray) and found.dtype.kind == "f" else None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fhrt.errors import ModelError
-from fhrt.exporting.parity import Parity, compare
+from fhrt.exporting.parity import Parity, compare, of_graph, of_network
 from fhrt.models import Recipe
 from fhrt.networks import build
 from fhrt.runtime.torch import load_weights
@@ -34,16 +34,12 @@ def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
     network = network_of(recipe, weights, checkpoint)
     beside = target.with_name(target.name + ".part")
     try:
-        _trace(network, recipe).save(str(beside))
-        graph = onnx.load(str(beside))
-        for node in graph.graph.node:  # the exporter's stack traces: a tenth of a small file
-            del node.metadata_props[:]
+        graph = trace(network, recipe)
         if all(v.dtype == torch.float16 for v in weights.values() if v.is_floating_point()):
             store_half(graph)
-        onnx.helper.set_model_props(graph, recipe.metadata())
         onnx.checker.check_model(graph)
         onnx.save(graph, str(beside))
-        parity = compare(network, beside, samples(recipe))
+        parity = compare(of_network(network), of_graph(beside), samples(recipe))
         if parity.largest > TOLERANCE or parity.not_finite:
             raise ModelError(f"{recipe.name}: ONNX departs from PyTorch: {parity}; not published")
         beside.replace(target)
@@ -63,7 +59,7 @@ def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: Path) -
     return network.eval()
 
 
-def halve(checkpoint: Path, target: Path) -> None:
+def halve(checkpoint: Path, target: Path) -> Path:
     """Write `target`, the weights of `checkpoint` rounded to fp16: half the bytes. Networks compute
     in fp32 all the same. Raises ModelError where a weight is too large for it."""
     weights = {
@@ -75,7 +71,7 @@ def halve(checkpoint: Path, target: Path) -> None:
             raise ModelError(f"{checkpoint}: {key} does not fit into fp16")
     beside = target.with_name(target.name + ".part")
     torch.save(weights, beside)
-    beside.replace(target)
+    return beside.replace(target)
 
 
 def store_half(graph: Any) -> None:
@@ -116,7 +112,10 @@ def samples(recipe: Recipe) -> list[np.ndarray]:
     return [np.ascontiguousarray(sample, np.float32) for sample in made]
 
 
-def _trace(network: nn.Module, recipe: Recipe) -> torch.onnx.ONNXProgram:
+def trace(network: nn.Module, recipe: Recipe) -> Any:
+    """An onnx.ModelProto of a network: opset 20, dynamic batch, and dynamic height and width where
+    the recipe gives no single size. It carries the recipe."""
+    import onnx
     from torch.export import Dim
 
     side = recipe.multiple * (1 if recipe.fixed else math.ceil(32 / recipe.multiple))
@@ -140,4 +139,8 @@ def _trace(network: nn.Module, recipe: Recipe) -> torch.onnx.ONNXProgram:
             verbose=False,
         )
     assert program is not None
-    return program
+    graph = program.model_proto
+    for node in graph.graph.node:  # the exporter's stack traces: a tenth of a small file
+        del node.metadata_props[:]
+    onnx.helper.set_model_props(graph, recipe.metadata())
+    return graph

@@ -16,8 +16,13 @@ def build(name: str, **options: Any) -> nn.Module:
     from fhrt.networks.detector import Detector
     from fhrt.networks.gfpgan import GFPGAN
     from fhrt.networks.landmarks import Landmarks
+    from fhrt.networks.parsenet import ParseNet
     from fhrt.networks.restore import Restore
+    from fhrt.networks.restoreformer import RestoreFormer
+    from fhrt.networks.retinaface import RetinaFace
+    from fhrt.networks.rrdbnet import RRDBNet
     from fhrt.networks.srgan import SRResNet
+    from fhrt.networks.srvgg import SRVGG
     from fhrt.networks.unet import UNet
 
     networks: dict[str, type[nn.Module]] = {
@@ -31,6 +36,11 @@ def build(name: str, **options: Any) -> nn.Module:
         "facesr-attention": facesr.Attention,
         "unet": UNet,
         "gfpgan": GFPGAN,
+        "rrdbnet": RRDBNet,
+        "srvgg": SRVGG,
+        "retinaface": RetinaFace,
+        "parsenet": ParseNet,
+        "restoreformer": RestoreFormer,
     }
     if name not in networks:
         raise ModelError(f"no network {name!r}{known_names(name, networks)}")

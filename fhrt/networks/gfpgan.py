@@ -39,7 +39,7 @@ class GFPGAN(nn.Module):
         self.conv_body_first = nn.Conv2d(3, at[-1], 1)
         self.conv_body_down = nn.ModuleList(Halving(at[i], at[i - 1]) for i in reversed(levels))
         self.final_conv = nn.Conv2d(at[0], at[0], 3, padding=1)
-        self.final_linear = nn.Linear(at[0] * 16, 2 * len(levels) * style)
+        self.final_linear = nn.Linear(at[0] * 16, 2 * len(sizes) * style)
         self.conv_body_up = nn.ModuleList(Doubling(at[i - 1], at[i]) for i in levels)
         self.toRGB = nn.ModuleList(nn.Conv2d(at[i], 3, 1) for i in levels)
         self.stylegan_decoder = Generator(sizes, widths, style)
@@ -66,7 +66,9 @@ class GFPGAN(nn.Module):
         rgbs: list[Tensor] = []
         for i, up in enumerate(self.conv_body_up):
             features = up(features + skips.pop())
-            conditions.append((self.condition_scale[i](features), self.condition_shift[i](features)))
+            conditions.append(
+                (self.condition_scale[i](features), self.condition_shift[i](features))
+            )
             rgbs.append(self.toRGB[i](features))
         return self.stylegan_decoder(styles, conditions), rgbs
 
@@ -105,7 +107,7 @@ class Doubling(nn.Module):
 class Generator(nn.Module):
     """StyleGAN2 (Karras et al. 2020) without its blur filters, a level of two convolutions a size.
 
-    styles (N, 2·levels, style); conditions: scale and shift (N, width/2, s, s) for each size from 8
+    styles (N, 2·sizes, style); conditions: scale and shift (N, width/2, s, s) for each size from 8
     on -> (N, 3, S, S) in [-1, 1].
     """
 
@@ -124,7 +126,7 @@ class Generator(nn.Module):
         self.noises.register_buffer("noise0", torch.randn(1, 1, 4, 4))
         for i, size in enumerate(sizes[1:]):
             before, width = widths[i : i + 2]
-            self.style_convs.append(StyledConv(before, width, style, double=True))
+            self.style_convs.append(StyledConv(before, width, style, enlarge=True))
             self.style_convs.append(StyledConv(width, width, style))
             self.to_rgbs.append(ToRGB(width, style))
             for number in (2 * i + 1, 2 * i + 2):
@@ -143,7 +145,7 @@ class Generator(nn.Module):
             own, steered = x.chunk(2, 1)
             x = torch.cat([own, steered * scale + shift], 1)
             x = self.style_convs[i](x, styles[:, i + 1], noises[i + 1])
-            rgb = self.to_rgbs[level](x, styles[:, i + 2]) + _doubled(rgb)
+            rgb = self.to_rgbs[level](x, styles[:, i + 2], rgb)
         return rgb
 
 
@@ -153,8 +155,8 @@ class ModulatedConv(nn.Module):
     √2 for the leaky ReLU that follows.
 
     Written with scaled features instead of scaled weights: the same product, but one set of weights
-    for the whole batch, which every runtime has a fast convolution for. The style is brought to at
-    most 1 first, as the demodulation takes it out again, so that nothing overflows in fp16.
+    for the whole batch, which every runtime has a fast convolution for. Demodulation takes the size
+    of the style out again, so it is brought to 1 first, and the features stay in fp16's range.
     """
 
     def __init__(
@@ -167,19 +169,21 @@ class ModulatedConv(nn.Module):
         self.modulation = nn.Linear(style, inputs)
         nn.init.ones_(self.modulation.bias)
 
-    def forward(self, x: Tensor, style: Tensor, double: bool = False) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, enlarge: bool = False) -> Tensor:
         weight = self.weight[0]
         scale: Tensor = self.modulation(style)
         largest = scale.abs().amax(1, keepdim=True)
         if self.demodulate:
             scale = scale / largest
         x = x * scale[:, :, None, None]
-        if double:
+        if enlarge:
             x = _doubled(x)
         x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
-            energy = scale.square() @ weight.square().sum((2, 3)).T
-            gain = math.sqrt(2) * torch.rsqrt(energy + (1e-4 / largest).square())
+            # in fp32 always: fp16 has no room for these squares, and the work is next to nothing
+            squares = weight.float().square().sum((2, 3))
+            energy = scale.float().square() @ squares.T + (1e-4 / largest.float()).square()
+            gain = (math.sqrt(2) * torch.rsqrt(energy)).to(x.dtype)
             x = x * gain[:, :, None, None]
         return x
 
@@ -187,29 +191,29 @@ class ModulatedConv(nn.Module):
 class StyledConv(nn.Module):
     """Modulated 3x3 convolution, noise, bias and leaky ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, style: int, double: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, style: int, enlarge: bool = False) -> None:
         super().__init__()
-        self.double = double
+        self.enlarge = enlarge
         self.weight = nn.Parameter(torch.zeros(1))  # strength of the noise
         self.bias = nn.Parameter(torch.zeros(1, outputs, 1, 1))
         self.modulated_conv = ModulatedConv(inputs, outputs, 3, style)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
-        x = self.modulated_conv(x, style, self.double)
+        x = self.modulated_conv(x, style, self.enlarge)
         return F.leaky_relu(x + (self.weight * noise + self.bias), 0.2)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to three channels, and bias."""
+    """Modulated 1x1 convolution to three channels, and bias; added to the coarser picture."""
 
     def __init__(self, inputs: int, style: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.modulated_conv = ModulatedConv(inputs, 3, 1, style, demodulate=False)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        rgb: Tensor = self.modulated_conv(x, style)
-        return rgb + self.bias
+    def forward(self, x: Tensor, style: Tensor, coarser: Tensor | None = None) -> Tensor:
+        rgb: Tensor = self.modulated_conv(x, style) + self.bias
+        return rgb if coarser is None else rgb + _doubled(coarser)
 
 
 def _condition(width: int, start: float) -> nn.Sequential:

@@ -1,0 +1,161 @@
+"""Checkpoint to fp32 and FP16 ONNX: what is compared, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="fhrt[train] is not installed")
+onnx = pytest.importorskip("onnx", reason="fhrt[train] is not installed")
+
+from fhrt.errors import InputError, ModelError, UsageError  # noqa: E402
+from fhrt.exporting import artifact  # noqa: E402
+from fhrt.exporting.fp16 import emulate, trace_half  # noqa: E402
+from fhrt.exporting.parity import compare, first_departure, of_graph, of_network  # noqa: E402
+from fhrt.exporting.steps import export  # noqa: E402
+from fhrt.exporting.to_onnx import trace  # noqa: E402
+from fhrt.faces import Picture  # noqa: E402
+from fhrt.models import Recipe  # noqa: E402
+from fhrt.networks import build  # noqa: E402
+from fhrt.runtime.session import open_session  # noqa: E402
+
+OPTIONS = {"width": 16, "blocks": 2}
+TINY = Recipe(
+    "tiny", "a small one", "upscale", "srresnet", "MIT", True, 4, (32,), options=OPTIONS,
+    protocol="sr4-128",
+)  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Weights of TINY with a tail that does something."""
+    torch.manual_seed(0)
+    network = build("srresnet", **OPTIONS)
+    torch.nn.init.normal_(network.tail.weight, 0, 0.01)
+    path = tmp_path / "tiny.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def faces(astronaut: Picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for number in range(3):
+        piece = astronaut[20 * number : 20 * number + 256, 90:346]
+        Image.fromarray(piece).save(folder / f"{number}.png")
+    return folder
+
+
+def test_an_artifact_holds_a_model_that_was_compared_and_says_so(
+    checkpoint: Path, faces: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / "tiny-fp16"
+    facts = export(TINY, checkpoint, target, "fp16", faces, truth=True)
+    assert sorted(p.name for p in target.iterdir()) == ["card.md", "manifest.json", "model.onnx"]
+    assert [p.name for p in target.parent.iterdir()] == ["tiny-fp16"]
+    assert json.loads((target / "manifest.json").read_text()) == facts
+    assert facts["checkpoint"]["sha256"] == artifact.sha256(checkpoint)
+    assert [step["to"] for step in facts["steps"]] == ["onnx", "fp16"]
+    assert facts["steps"][1]["bytes"] == (target / "model.onnx").stat().st_size
+    assert facts["steps"][1]["bytes"] < 0.7 * facts["steps"][0]["bytes"]
+    exact, half = (step["parity"] for step in facts["steps"])
+    assert all(parity["largest"] < 1e-4 for parity in exact.values())
+    assert all(55 < parity["psnr"] < 100 for parity in half.values())
+    assert half["fp32, faces"]["inputs"] == 3
+    assert abs(facts["fp16_costs"]["psnr"]) < 0.05 and facts["fp16_costs"]["n"] == 3
+    assert "fp16" in (target / "card.md").read_text()
+    # and it opens as any other model, floats in and out
+    session = open_session(str(target / "model.onnx"), "cpu", "onnx", 1)
+    made = session(np.full((2, 3, 24, 32), 0.5, np.float32))
+    assert made.shape == (2, 3, 96, 128) and made.dtype == np.float32
+
+
+def test_an_artifact_is_replaced_as_a_whole(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "tiny"
+    export(TINY, checkpoint, target)
+    (target / "left.txt").write_text("from before")
+    export(TINY, checkpoint, target)
+    assert sorted(p.name for p in target.iterdir()) == ["card.md", "manifest.json", "model.onnx"]
+
+
+def test_what_overflows_in_fp16_is_not_published_and_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = torch.load(checkpoint, weights_only=True)
+    # features of about 1e6 that the next layer makes small again: harmless in fp32
+    weights["up.0.weight"] *= 1e6
+    weights["up.3.weight"] *= 1e-6
+    torch.save(weights, checkpoint)
+    export(TINY, checkpoint, tmp_path / "plain")
+    before = (tmp_path / "plain" / "model.onnx").read_bytes()
+    with pytest.raises(ModelError, match=r"not finite.*first at Conv.*not published") as caught:
+        export(TINY, checkpoint, tmp_path / "plain", "fp16")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "plain" / "model.onnx").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain", "tiny.pth"]
+
+
+def test_the_emulation_rounds_and_overflows_as_half_precision_does(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    network = build("srresnet", **OPTIONS).eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    values = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    exact = of_network(network)(values)[0]
+    trace_half(network, TINY, tmp_path / "half.onnx")
+    emulate(tmp_path / "half.onnx", tmp_path / "emulated.onnx")
+    with torch.inference_mode():  # the network is in fp16 now: torch's own half kernels
+        torchs = network(torch.from_numpy(values).half()).float().numpy()
+    ours = of_graph(tmp_path / "emulated.onnx")(values)[0]
+    noise = [float(np.abs(made - exact).mean()) for made in (torchs, ours)]
+    assert 1e-5 < noise[1] < 1e-3 and noise[1] == pytest.approx(noise[0], rel=0.5)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "emulated.onnx").graph.node}
+    assert "Conv" in kinds and "Cast" in kinds
+
+
+def test_the_first_departure_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    network = build("srresnet", **OPTIONS).eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    onnx.save(trace(network, TINY), tmp_path / "a.onnx")
+    changed = onnx.load(tmp_path / "a.onnx")
+    convolutions = [node for node in changed.graph.node if node.op_type == "Conv"]
+    wanted = convolutions[3]
+    for tensor in changed.graph.initializer:
+        if tensor.name == wanted.input[1]:
+            values = onnx.numpy_helper.to_array(tensor) * 1.5
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(changed, tmp_path / "b.onnx")
+    values = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    found = first_departure(tmp_path / "a.onnx", tmp_path / "b.onnx", values, 55)
+    assert found == f"Conv {wanted.name}"
+    assert first_departure(tmp_path / "a.onnx", tmp_path / "a.onnx", values, 55) is None
+
+
+def test_parity_counts_all_outputs_and_what_is_not_finite() -> None:
+    a = [np.zeros((1, 2)), np.array([[1.0, 2.0]])]
+    b = [np.array([[0.0, 0.1]]), np.array([[np.nan, 2.0]])]
+    parity = compare(lambda values: a, lambda values: b, [np.zeros(1)] * 2)
+    assert parity.largest == pytest.approx(0.1) and parity.not_finite == 2 and parity.inputs == 2
+    assert parity.mean == pytest.approx(0.1 / 3)
+    assert parity.psnr == pytest.approx(-10 * np.log10(0.01 / 3))
+    same = compare(lambda values: a, lambda values: a, [np.zeros(1)])
+    assert same.largest == 0 and same.psnr == 200
+
+
+def test_bad_input_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'fp16'"):
+        export(TINY, checkpoint, tmp_path / "out", "fp61")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="no torch weights"):
+        export(TINY, checkpoint, tmp_path / "out")
+    torch.save({"weight": torch.zeros(1)}, checkpoint)
+    with pytest.raises(ModelError, match="not weights of srresnet"):
+        export(TINY, checkpoint, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        export(TINY, checkpoint, tmp_path / "file" / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "tiny.pth"]
