@@ -7,7 +7,7 @@ import platform
 import sys
 
 EXTRAS = {
-    "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich"],
+    "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich", "filelock"],
     "cpu": ["onnxruntime"],
     "gpu": ["onnxruntime-gpu"],
     "demo": ["scikit-image"],
@@ -64,11 +64,10 @@ def _runtime() -> bool:
 
 
 def _models() -> None:
-    from fhrt.errors import ModelError
     from fhrt.models import recipes
 
     for name, recipe in recipes().items():
-        try:
-            print(f"model {name}: {recipe.onnx_path()}")
-        except ModelError as error:
-            print(f"model {name}: missing: {error}", file=sys.stderr)
+        if paths := recipe.here():
+            print(f"model {name}: {paths[0]}")
+        elif recipe.commercial and not recipe.checkpoint.files:  # ours, and nobody fetches it
+            print(f"model {name}: missing", file=sys.stderr)

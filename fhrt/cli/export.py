@@ -46,19 +46,18 @@ def export(
     from fhrt.exporting.to_onnx import export_onnx, halve
 
     found = recipe(name)
-    weights = checkpoint or found.weights_path()
     if output.suffix == ".onnx":
         if to != "onnx" or faces:
             raise UsageError(f"{output}: one file is plain ONNX; name a folder for an artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         if half:
-            weights = halve(weights, output.with_suffix(".pth"))
-        print(f"{output}: {export_onnx(found, weights, output)}")
+            checkpoint = halve(found, checkpoint, output.with_suffix(".pth"))
+        print(f"{output}: {export_onnx(found, checkpoint, output)}")
         return
     if half:
         raise UsageError("--half-weights is for one file, -o NAME.onnx")
     target = output / (name if to == "onnx" else f"{name}-{to}")
-    facts = export_artifact(found, weights, target, to, faces, truth)
+    facts = export_artifact(found, checkpoint, target, to, faces, truth)
     for step in facts["steps"]:
         print(f"{step['to']}: {step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s")
         for against, parity in step["parity"].items():

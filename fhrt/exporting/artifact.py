@@ -40,7 +40,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def manifest(recipe: Recipe, checkpoint: Path, steps: list[Step], **more: Any) -> dict[str, Any]:
+def manifest(recipe: Recipe, sources: list[Path], steps: list[Step], **more: Any) -> dict[str, Any]:
     """What manifest.json holds."""
     metadata = json.dumps(recipe.metadata(), sort_keys=True).encode()
     versions = {"python": platform.python_version()}
@@ -54,7 +54,7 @@ def manifest(recipe: Recipe, checkpoint: Path, steps: list[Step], **more: Any) -
         "recipe_sha256": hashlib.sha256(metadata).hexdigest(),
         "licence": recipe.licence,
         "commercial": recipe.commercial,
-        "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
+        "checkpoints": {path.name: sha256(path) for path in sources},
         "versions": versions,
         "machine": platform.platform(),
         "steps": [step.__dict__ for step in steps],
@@ -67,7 +67,9 @@ def card(recipe: Recipe, facts: dict[str, Any]) -> str:
     lines = [f"# {recipe.name}", "", f"{recipe.about[:1].upper()}{recipe.about[1:]}.", ""]
     use = "allowed" if recipe.commercial else "not allowed"
     lines += [f"- Licence: {recipe.licence}; commercial use {use}."]
-    lines += [f"- Made from `{facts['checkpoint']['file']}`, `{facts['checkpoint']['sha256']}`."]
+    lines += [
+        f"- Made from `{file}`, sha256 `{digest}`." for file, digest in facts["checkpoints"].items()
+    ]
     for step in facts["steps"]:
         size = f"{step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s"
         lines.append(f"- {step['to']}: {size}")

@@ -18,7 +18,7 @@ from fhrt.models import Recipe
 from fhrt.pictures import read_photo
 from fhrt.quality.protocols import bicubic, files_of
 from fhrt.quality.scoring import rate
-from fhrt.runtime.torch import load_weights
+from fhrt.runtime.torch import recipe_weights
 
 TARGETS = ("onnx", "fp16")
 FP16_GATE = 55.0  # dB between fp16 and fp32, on the seeded pictures and on faces alike
@@ -26,13 +26,15 @@ FP16_GATE = 55.0  # dB between fp16 and fp32, on the seeded pictures and on face
 
 def export(
     recipe: Recipe,
-    checkpoint: Path,
+    checkpoint: Path | None,
     target: Path,
     to: str = "onnx",
     faces: Path | None = None,
     truth: bool = False,
 ) -> dict[str, Any]:
     """Write the folder `target`: model.onnx, manifest.json, card.md; returns the manifest.
+
+    checkpoint: the user's own weights, or None for those of the recipe.
 
     to: onnx (fp32) or fp16. faces: a folder of aligned faces, which are compared beside the seeded
     pictures; with `truth`, the PSNR and SSIM that fp16 costs on the recipe's protocol is measured
@@ -46,7 +48,8 @@ def export(
         model, begun = folder / "model.onnx", time.monotonic()
         seeded = export_onnx(recipe, checkpoint, model)
         step = artifact.Step("onnx", parity={"torch, seeded pictures": seeded.figures()})
-        network = network_of(recipe, load_weights(checkpoint), checkpoint)
+        weights = recipe_weights(recipe, checkpoint)
+        network = network_of(recipe, weights, checkpoint or recipe.name)
         if faces is not None:
             of_faces = compare(of_network(network), of_graph(model), face_batches(faces, recipe))
             step.parity["torch, faces"] = of_faces.figures()
@@ -70,7 +73,8 @@ def export(
             emulated.unlink()
             half.replace(model)
             steps.append(_finished(step, begun, model))
-        facts = artifact.manifest(recipe, checkpoint, steps, precision=_precision(to), **more)
+        sources = [checkpoint] if checkpoint else recipe.weights_paths()
+        facts = artifact.manifest(recipe, sources, steps, precision=_precision(to), **more)
         artifact.write(folder, recipe, facts)
     return facts
 

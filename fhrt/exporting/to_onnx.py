@@ -13,16 +13,17 @@ from torch import nn
 
 from fhrt.errors import ModelError
 from fhrt.exporting.parity import Parity, compare, of_graph, of_network
-from fhrt.models import Recipe
+from fhrt.models import Recipe, recipes
 from fhrt.networks import build
-from fhrt.runtime.torch import load_weights
+from fhrt.runtime.torch import recipe_weights
 
 OPSET = 20
 TOLERANCE = 1e-3  # largest difference between the two runtimes; a level of 8 bits is 4e-3
 
 
-def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
-    """Write `target`, an ONNX file of the network of `recipe` with the weights of `checkpoint`.
+def export_onnx(recipe: Recipe, checkpoint: Path | None, target: Path) -> Parity:
+    """Write `target`, an ONNX file of the network of `recipe` with the weights of `checkpoint`, or
+    with the recipe's own.
 
     Dynamic batch; dynamic height and width where the recipe gives no single size. Nothing is
     published unless ONNX Runtime agrees with PyTorch to 1e-3 on seeded pictures of several shapes.
@@ -30,8 +31,8 @@ def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
     """
     import onnx
 
-    weights = load_weights(checkpoint)
-    network = network_of(recipe, weights, checkpoint)
+    weights = recipe_weights(recipe, checkpoint)
+    network = network_of(recipe, weights, checkpoint or recipe.name)
     beside = target.with_name(target.name + ".part")
     try:
         graph = trace(network, recipe)
@@ -48,27 +49,42 @@ def export_onnx(recipe: Recipe, checkpoint: Path, target: Path) -> Parity:
     return parity
 
 
-def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: Path) -> nn.Module:
-    """The network of a recipe in eval mode. Raises ModelError where the weights do not fit."""
+def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: object) -> nn.Module:
+    """The network of a recipe in eval mode. Raises ModelError where the weights do not fit, which
+    names the first key that does not and the recipes that would."""
     network = build(recipe.network, **recipe.options)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{origin}: not weights of {recipe.network}: {line}") from error
+    if wrong := _misfit(network, weights):
+        line = f"{origin}: not weights of {recipe.network}: {wrong}"
+        fitting = []
+        for name, other in recipes().items():
+            with torch.device("meta"):
+                if not _misfit(build(other.network, **other.options), weights):
+                    fitting.append(name)
+        raise ModelError(line + (f"; they fit: {', '.join(fitting)}" if fitting else ""))
+    network.load_state_dict(weights)
     return network.eval()
 
 
-def halve(checkpoint: Path, target: Path) -> Path:
-    """Write `target`, the weights of `checkpoint` rounded to fp16: half the bytes. Networks compute
-    in fp32 all the same. Raises ModelError where a weight is too large for it."""
+def _misfit(network: nn.Module, weights: dict[str, torch.Tensor]) -> str:
+    wanted = network.state_dict()
+    for key in sorted(wanted.keys() ^ weights.keys()):
+        return f"{key} is {'missing' if key in wanted else 'not of it'}"
+    for key, value in wanted.items():
+        if value.shape != weights[key].shape:
+            return f"{key} is {tuple(weights[key].shape)}, and {tuple(value.shape)} is wanted"
+    return ""
+
+
+def halve(recipe: Recipe, checkpoint: Path | None, target: Path) -> Path:
+    """Write `target`, the weights of `checkpoint` or of the recipe, rounded to fp16: half
+    the bytes. Networks compute in fp32 all the same. Raises ModelError where one is too large."""
     weights = {
         key: value.half() if value.is_floating_point() else value
-        for key, value in load_weights(checkpoint).items()
+        for key, value in recipe_weights(recipe, checkpoint).items()
     }
     for key, value in weights.items():
         if not torch.isfinite(value).all():
-            raise ModelError(f"{checkpoint}: {key} does not fit into fp16")
+            raise ModelError(f"{recipe.name}: {key} does not fit into fp16")
     beside = target.with_name(target.name + ".part")
     torch.save(weights, beside)
     return beside.replace(target)

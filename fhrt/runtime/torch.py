@@ -13,6 +13,7 @@ from fhrt.models import Recipe
 from fhrt.networks import build
 from fhrt.networks.inception import Inception
 from fhrt.networks.lpips import AlexFeatures
+from fhrt.networks.srvgg import blend
 from fhrt.runtime.session import Batch, parse_device
 
 
@@ -33,7 +34,7 @@ class TorchSession:
             torch.set_num_threads(threads)
         network = build(model.network, **model.options)
         try:
-            network.load_state_dict(load_weights(model.weights_path()))
+            network.load_state_dict(recipe_weights(model))
         except RuntimeError as error:
             line = str(error).splitlines()[0]
             raise ModelError(f"{model.weights_path()}: not weights of it: {line}") from error
@@ -67,6 +68,23 @@ class TorchFeatures:
         found = self._network(torch.from_numpy(batch).to(self.device))
         outputs = found if isinstance(found, list) else [found]
         return [output.cpu().numpy() for output in outputs]
+
+
+def recipe_weights(model: Recipe, checkpoint: Path | None = None) -> dict[str, torch.Tensor]:
+    """The state dict of a recipe's network, out of what its authors publish, or out of the user's
+    own `checkpoint`, in their shape or a plain one. Raises ModelError, UsageError; see `Recipe`."""
+    shape = model.checkpoint
+    found = []
+    for path in [checkpoint] if checkpoint else model.weights_paths():
+        state = load_weights(path)
+        state = next((state[key] for key in shape.state_keys if key in state), state)
+        found.append({key.removeprefix(shape.prefix): value for key, value in state.items()})
+    if len(found) == 1:
+        return found[0]
+    first, second = found
+    if first.keys() != second.keys():
+        raise ModelError(f"{model.name}: its two files do not hold the same layers")
+    return blend(first, second, shape.blend)
 
 
 def load_layers(network: nn.Module, weights: Path, name: str) -> None:

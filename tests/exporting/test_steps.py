@@ -58,7 +58,7 @@ def test_an_artifact_holds_a_model_that_was_compared_and_says_so(
     assert sorted(p.name for p in target.iterdir()) == ["card.md", "manifest.json", "model.onnx"]
     assert [p.name for p in target.parent.iterdir()] == ["tiny-fp16"]
     assert json.loads((target / "manifest.json").read_text()) == facts
-    assert facts["checkpoint"]["sha256"] == artifact.sha256(checkpoint)
+    assert facts["checkpoints"] == {"tiny.pth": artifact.sha256(checkpoint)}
     assert [step["to"] for step in facts["steps"]] == ["onnx", "fp16"]
     assert facts["steps"][1]["bytes"] == (target / "model.onnx").stat().st_size
     assert facts["steps"][1]["bytes"] < 0.7 * facts["steps"][0]["bytes"]
@@ -153,7 +153,13 @@ def test_bad_input_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(ModelError, match="no torch weights"):
         export(TINY, checkpoint, tmp_path / "out")
     torch.save({"weight": torch.zeros(1)}, checkpoint)
-    with pytest.raises(ModelError, match="not weights of srresnet"):
+    with pytest.raises(ModelError, match=r"tiny.pth: not weights of srresnet: .* is missing"):
+        export(TINY, checkpoint, tmp_path / "out")
+    torch.save(build("facesr-v1").state_dict(), checkpoint)
+    with pytest.raises(ModelError, match=r"is missing; they fit: facesr-v1$"):
+        export(TINY, checkpoint, tmp_path / "out")
+    torch.save(build("srresnet", width=8, blocks=2).state_dict(), checkpoint)
+    with pytest.raises(ModelError, match=r"is \(8,.* is wanted"):
         export(TINY, checkpoint, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
