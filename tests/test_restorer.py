@@ -248,7 +248,7 @@ def test_a_wrong_word_is_a_usage_error_that_names_the_right_ones(
 
 @pytest.mark.parametrize("model", ["detector", "landmarks"])
 def test_a_network_that_restores_nothing_is_refused_as_a_model(model: str) -> None:
-    with pytest.raises(UsageError, match=f"{model}.*restore"):
+    with pytest.raises(UsageError, match=f"{model} .*no network from picture to picture"):
         Restorer(model)
 
 

@@ -29,7 +29,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 TALKING = SHARED / "video" / "talking_512x512_30fps_audio.mp4"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
 COMMAND = [sys.executable, "-m", "fhrt.cli.main"]
-COMMANDS = ["run", "demo", "models", "doctor", "eval", "train", "export"]
+COMMANDS = ["run", "demo", "models", "doctor", "eval", "data", "train", "export"]
 
 
 class Said:
@@ -227,7 +227,7 @@ def test_json_is_one_object_a_file_with_its_schema(
         (["run"], "nothing to do"),
         (["run", "{photo}", "--scale", "3"], "'3' is not one of"),
         (["run", "{photo}", "--model", "restor"], "did you mean 'restore'"),
-        (["run", "{photo}", "--model", "detector"], "no network that restores faces"),
+        (["run", "{photo}", "--model", "detector"], "no network from picture to picture"),
         (["run", "{photo}", "--device", "gpu"], "auto, cpu, cuda:N"),
         (["run", "{photo}", "--runtime", "onxx"], "auto, onnx, torch"),
         (["run", "{photo}", "--devise", "cpu"], "--devise"),
