@@ -10,6 +10,7 @@ EXTRAS = {
     "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich", "filelock"],
     "cpu": ["onnxruntime"],
     "gpu": ["onnxruntime-gpu"],
+    "rtx": ["tensorrt-rtx"],
     "demo": ["scikit-image"],
     "eval": ["matplotlib"],
     "train": ["torch", "lightning-fabric", "tensorboard", "onnx", "onnxscript"],

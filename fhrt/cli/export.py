@@ -14,13 +14,26 @@ def export(
         Path | None,
         typer.Option("--checkpoint", help="Weights (.pth); the bundled ones if not given."),
     ] = None,
-    to: Annotated[str, typer.Option(help="onnx or fp16.")] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, fp16, tensorrt or triton.")] = "onnx",
     faces: Annotated[
         Path | None, typer.Option(help="Aligned faces to compare on, beside seeded pictures.")
     ] = None,
     truth: Annotated[
         bool, typer.Option("--cost", help="Score what fp16 costs on --faces, on its protocol.")
     ] = False,
+    batch: Annotated[
+        str, typer.Option(help="MIN:OPT:MAX pictures a call, of an engine.")
+    ] = "1:4:8",
+    size: Annotated[
+        str, typer.Option(help="SIDE or MIN:OPT:MAX pixels, of an engine; the recipe's own else.")
+    ] = "",
+    library: Annotated[
+        str, typer.Option(help="tensorrt or tensorrt_rtx; the first that is installed else.")
+    ] = "",
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(help="A compute capability (86) that tensorrt_rtx builds for; repeatable."),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="A folder for the artifact's, or NAME.onnx alone."),
@@ -30,10 +43,10 @@ def export(
         typer.Option("--half-weights", help="Store fp16 weights, and write them as NAME.pth too."),
     ] = False,
 ) -> None:
-    """Checkpoint to ONNX, fp32 or FP16, each run beside the one before; what differs is not
-    published.
+    """Checkpoint to ONNX, to FP16, to an engine, each run beside the one before; what differs is
+    not published.
 
-    Writes OUTPUT/NAME (for fp16, NAME-fp16): model.onnx, manifest.json, card.md.
+    Writes OUTPUT/NAME (NAME-fp16, NAME-tensorrt, NAME-triton): model.onnx, manifest.json, card.md.
     """
     from fhrt.errors import UsageError
     from fhrt.models import recipe
@@ -42,6 +55,7 @@ def export(
     for module in ("torch", "onnx", "onnxscript"):
         need(module, "train")
     need("onnxruntime", "cpu")
+    from fhrt.exporting.builders import EngineOptions
     from fhrt.exporting.steps import export as export_artifact
     from fhrt.exporting.to_onnx import export_onnx, halve
 
@@ -57,7 +71,17 @@ def export(
     if half:
         raise UsageError("--half-weights is for one file, -o NAME.onnx")
     target = output / (name if to == "onnx" else f"{name}-{to}")
-    facts = export_artifact(found, checkpoint, target, to, faces, truth)
+    facts = export_artifact(
+        found,
+        checkpoint,
+        target,
+        to,
+        faces,
+        truth,
+        batch,
+        size,
+        EngineOptions(library, compute_capabilities=tuple(capability or ())),
+    )
     for step in facts["steps"]:
         print(f"{step['to']}: {step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s")
         for against, parity in step["parity"].items():

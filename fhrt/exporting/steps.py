@@ -11,16 +11,20 @@ import numpy as np
 
 from fhrt.errors import ModelError, UsageError, known_names
 from fhrt.exporting import artifact
+from fhrt.exporting.builders import DEFAULTS, EngineOptions
+from fhrt.exporting.engine import build_engine
 from fhrt.exporting.fp16 import emulate, trace_half
 from fhrt.exporting.parity import Parity, compare, first_departure, of_graph, of_network
+from fhrt.exporting.profile import profile_of
 from fhrt.exporting.to_onnx import export_onnx, network_of, samples
+from fhrt.exporting.triton import write_repository
 from fhrt.models import Recipe
 from fhrt.pictures import read_photo
 from fhrt.quality.protocols import bicubic, files_of
 from fhrt.quality.scoring import rate
 from fhrt.runtime.torch import recipe_weights
 
-TARGETS = ("onnx", "fp16")
+TARGETS = ("onnx", "fp16", "tensorrt", "triton")
 FP16_GATE = 55.0  # dB between fp16 and fp32, on the seeded pictures and on faces alike
 
 
@@ -31,15 +35,22 @@ def export(
     to: str = "onnx",
     faces: Path | None = None,
     truth: bool = False,
+    batch: str = "1:4:8",
+    size: str = "",
+    options: EngineOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Write the folder `target`: model.onnx, manifest.json, card.md; returns the manifest.
 
     checkpoint: the user's own weights, or None for those of the recipe.
 
-    to: onnx (fp32) or fp16. faces: a folder of aligned faces, which are compared beside the seeded
-    pictures; with `truth`, the PSNR and SSIM that fp16 costs on the recipe's protocol is measured
-    on them. A step that misses its gate raises ModelError, names the node from which on the two
-    differ, and publishes nothing.
+    to: onnx (fp32), fp16, tensorrt (model.engine beside the FP16 ONNX it was built from), or triton
+    (the FP16 ONNX in a model repository, NAME/config.pbtxt and NAME/1). batch, size: the least, the
+    usual and the most of both that an engine is built for (see `profile_of`). faces: a folder of
+    aligned faces, which are compared beside the seeded pictures; with `truth`, the PSNR and SSIM
+    that fp16 costs on the recipe's protocol is measured on them.
+
+    A step that misses its gate raises ModelError, names the node from which on the two differ, and
+    publishes nothing.
     """
     if to not in TARGETS:
         raise UsageError(f"unknown target {to!r}{known_names(to, TARGETS)}")
@@ -55,7 +66,7 @@ def export(
             step.parity["torch, faces"] = of_faces.figures()
         steps.append(_finished(step, begun, model))
         more: dict[str, Any] = {}
-        if to == "fp16":
+        if to != "onnx":
             begun = time.monotonic()
             half, emulated = folder / "half.onnx", folder / "emulated.onnx"
             trace_half(network, recipe, half)
@@ -73,8 +84,18 @@ def export(
             emulated.unlink()
             half.replace(model)
             steps.append(_finished(step, begun, model))
+        if to == "tensorrt":
+            profile = profile_of(recipe, batch, size)
+            built = build_engine(model, folder / "model.engine", profile, options)
+            steps.append(artifact.Step("tensorrt", built.seconds, built.bytes))
+            more["engine"] = built.key
+        if to == "triton":
+            write_repository(model, recipe, folder, int(batch.split(":")[-1]))
+            model.unlink()
         sources = [checkpoint] if checkpoint else recipe.weights_paths()
-        facts = artifact.manifest(recipe, sources, steps, precision=_precision(to), **more)
+        facts = artifact.manifest(
+            recipe, sources, steps, precision="fp32" if to == "onnx" else "fp16", **more
+        )
         artifact.write(folder, recipe, facts)
     return facts
 
@@ -114,7 +135,3 @@ def _gate(recipe: Recipe, parity: Parity, exact: Path, other: Path, values: np.n
 def _finished(step: artifact.Step, begun: float, model: Path) -> artifact.Step:
     step.seconds, step.bytes = time.monotonic() - begun, model.stat().st_size
     return step
-
-
-def _precision(to: str) -> str:
-    return "fp32" if to == "onnx" else to

@@ -1,0 +1,133 @@
+"""Which library builds engines, for which GPUs, and what it can be asked for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fhrt.errors import RuntimeMissing, UsageError, known_names
+from fhrt.runtime.gpu import Gpu, find_gpu
+
+EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}  # the extra of fhrt that installs each
+OLDEST = (10, 12)  # tensorrt
+OLDEST_GPU = 75  # compute capability: Turing
+HARDWARE = ("", "same", "ampere+")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built.
+
+    library: tensorrt or tensorrt_rtx; the first of them that is installed if not given. workspace:
+    the most scratch memory in MiB, 0 for all there is. tf32: whether fp32 may be multiplied as
+    TF32, whose mantissa is that of fp16. timing_cache: whether measured kernels are remembered for
+    the next build. hardware: GPUs it is to run on beside the one here: same (compute capability) or
+    ampere+. version_compatible: whether later releases of tensorrt are to run it, too. refit:
+    whether its weights can be replaced. strip: leave out the weights; it must be refitted to be
+    run. compute_capabilities: what tensorrt_rtx builds for ("86", "89"); if not given, the GPU that
+    is here, and without one every GPU from Ampere on.
+    """
+
+    library: str = ""
+    workspace: int = 0
+    tf32: bool = False
+    timing_cache: bool = True
+    hardware: str = ""
+    version_compatible: bool = False
+    refit: bool = False
+    strip: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What changes the engine, and is not said elsewhere in its key."""
+        elsewhere = ("library", "timing_cache", "compute_capabilities")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+        return ", ".join(f"{name}={value}" for name, value in values.items() if value)
+
+
+DEFAULTS = EngineOptions()
+
+
+def find_builder(options: EngineOptions) -> tuple[Any, Gpu | None, tuple[str, ...]]:
+    """The library, the GPU that is here, and the compute capabilities to build for; none of them
+    for tensorrt_rtx's own choice, every GPU from Ampere on.
+
+    Raises RuntimeMissing where there is no library, or no GPU that it can use; UsageError for
+    options that it does not have.
+    """
+    trt, gpu = open_library(options.library), find_gpu()
+    if options.hardware not in HARDWARE:
+        known = known_names(options.hardware, HARDWARE[1:])
+        raise UsageError(f"unknown hardware compatibility {options.hardware!r}{known}")
+    if trt.__name__ == "tensorrt_rtx":
+        return trt, gpu, _capabilities(trt, gpu, options)
+    if options.compute_capabilities:
+        raise UsageError("tensorrt builds for the GPU it runs on; only tensorrt_rtx for others")
+    if gpu is None:
+        raise RuntimeMissing(
+            "tensorrt builds on the GPU that an engine is for, and none is here; "
+            "tensorrt_rtx builds without one: pip install 'fhrt[rtx]'"
+        )
+    if gpu.compute_capability < OLDEST_GPU:
+        raise RuntimeMissing(
+            f"{gpu.name} has compute capability {gpu.compute_capability / 10}; "
+            f"tensorrt needs {OLDEST_GPU / 10} or later; use --runtime onnx"
+        )
+    return trt, gpu, (str(gpu.compute_capability),)
+
+
+def open_library(wanted: str = "") -> Any:
+    """The module `tensorrt` where it can be imported, else `tensorrt_rtx`, or the wanted one.
+
+    Raises UsageError for another name, RuntimeMissing with the line that installs it.
+    """
+    if wanted and wanted not in EXTRAS:
+        raise UsageError(f"unknown engine library {wanted!r}{known_names(wanted, EXTRAS)}")
+    names = [wanted] if wanted else list(EXTRAS)
+    lacking = []
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, OSError) as error:  # also where only a library of it is missing
+            lacking.append(f"{name} cannot be imported ({_first_line(error)})")
+            continue
+        if name == "tensorrt" and _version(module) < OLDEST:
+            raise RuntimeMissing(f"tensorrt {module.__version__} is too old; 10.12 is needed")
+        return module
+    lines = " or ".join(f"pip install 'fhrt[{EXTRAS[name]}]'" for name in names)
+    raise RuntimeMissing(f"{', '.join(lacking)}; {lines} adds it")
+
+
+def _capabilities(trt: Any, gpu: Gpu | None, options: EngineOptions) -> tuple[str, ...]:
+    """For tensorrt_rtx: what to build for, after a look at what it has."""
+    for name in ("hardware", "version_compatible"):
+        if getattr(options, name):
+            raise UsageError(f"tensorrt_rtx has no option {name}; its engines fit many GPUs anyway")
+    if gpu is None and (options.refit or options.strip):
+        raise RuntimeMissing("tensorrt_rtx needs a GPU to build an engine that can be refitted")
+    names = [name[2:] for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
+    known = sorted(names, key=int)
+    for wanted in options.compute_capabilities:
+        if wanted not in known:
+            raise UsageError(
+                f"tensorrt_rtx cannot build for compute capability {wanted!r}; "
+                f"it can for {', '.join(known)}"
+            )
+    if options.compute_capabilities or gpu is None:
+        return options.compute_capabilities
+    if str(gpu.compute_capability) not in known:
+        raise RuntimeMissing(
+            f"tensorrt_rtx does not run on {gpu.name} (compute capability "
+            f"{gpu.compute_capability}); it does on {', '.join(known)}"
+        )
+    return (str(gpu.compute_capability),)
+
+
+def _version(trt: Any) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", trt.__version__)[:2])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
