@@ -29,7 +29,10 @@ def test_every_command_and_option_that_the_readme_names_exists() -> None:
     assert len(named) > 8
     for command, rest in named:
         assert command in commands, command
-        options = {name for parameter in commands[command].params for name in parameter.opts}
+        called, words = commands[command], rest.split()
+        if words and words[0] in getattr(called, "commands", {}):
+            called = called.commands[words[0]]
+        options = {name for parameter in called.params for name in parameter.opts}
         for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest):
             assert option in options, f"fhrt {command} {option}"
 

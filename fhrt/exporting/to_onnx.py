@@ -92,20 +92,19 @@ def halve(recipe: Recipe, checkpoint: Path | None, target: Path) -> Path:
 
 def store_half(graph: Any) -> None:
     """Weights of an ONNX model as fp16 with a Cast to fp32 behind each: half the bytes, and a
-    runtime folds the casts when it loads. For weights that are fp16 values to begin with."""
+    runtime folds the casts when it loads. For weights that are fp16 values to begin with; those
+    into which the exporter folded a BatchNorm are rounded a second time."""
     from onnx import TensorProto, helper, numpy_helper
 
+    layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    weights = {node.input[1] for node in graph.graph.node if node.op_type in layers}
     casts = []
     for tensor in graph.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < 64:
-            continue
-        half = values.astype(np.float16)
-        if not np.array_equal(half.astype(np.float32), values):
-            continue  # a constant that the exporter folded
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+        if tensor.name in weights and tensor.data_type == TensorProto.FLOAT:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)

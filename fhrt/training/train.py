@@ -25,7 +25,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from fhrt.errors import InputError, UsageError, known_names
-from fhrt.networks.discriminators import DISCRIMINATORS
+from fhrt.networks.discriminators import DISCRIMINATORS, Judgement
 from fhrt.runtime.torch import load_weights
 from fhrt.training.checkpoints import read_checkpoint, write_atomically
 from fhrt.training.config import Config, config_of, plain, read_config, start_weights
@@ -230,26 +230,35 @@ class Run:
         adversarial, critic = self.config.adversarial, _bare(self.critic)
         assert adversarial is not None
         critic.requires_grad_(False)
-        condition = _picture(batch["input"]) if adversarial.condition else None
-        made = critic(output, condition)
+        real, made = self._judge(critic, output, batch)
         fooling = fooled(made)
         loss = adversarial.weight * fooling
         if adversarial.feature_matching:
-            real = critic(_picture(batch["target"]), condition)
             loss = loss + adversarial.feature_matching * feature_matching(real, made)
         critic.requires_grad_(True)
         return loss, {"fooled": float(fooling.detach())}
 
     def _tell_apart(self, output: Tensor, batch: Batch) -> dict[str, float]:
-        assert self.critic is not None and self.config.adversarial is not None
-        condition = _picture(batch["input"]) if self.config.adversarial.condition else None
-        real = self.critic(_picture(batch["target"]), condition)
-        made = self.critic(output, condition)
-        loss = told_apart(real, made)
+        assert self.critic is not None
+        loss = told_apart(*self._judge(self.critic, output, batch))
         self.critic_optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.critic_optimiser.step()
         return {"told_apart": float(loss.detach())}
+
+    def _judge(
+        self, critic: nn.Module, output: Tensor, batch: Batch
+    ) -> tuple[Judgement, Judgement]:
+        """The discriminator on real and on made pictures, in one batch: BatchNorm would bring two
+        batches to the same statistics, and with them take away what tells them apart."""
+        assert self.config.adversarial is not None
+        condition = None
+        if self.config.adversarial.condition:
+            condition = _picture(batch["input"]).repeat(2, 1, 1, 1)
+        scores, features = critic(torch.cat([_picture(batch["target"]), output]), condition)
+        halves = [(a, b) for a, b in (f.chunk(2) for f in features)]
+        real, made = scores.chunk(2)
+        return (real, [a for a, _ in halves]), (made, [b for _, b in halves])
 
     def validate(self, step: int) -> dict[str, float]:
         """The averaged network on faces that training does not see: figures, and a picture."""

@@ -14,10 +14,11 @@ onnx = pytest.importorskip("onnx", reason="fhrt[train] is not installed")
 
 from fhrt.errors import InputError, ModelError, UsageError  # noqa: E402
 from fhrt.exporting import artifact  # noqa: E402
+from fhrt.exporting.builders import EngineOptions  # noqa: E402
 from fhrt.exporting.fp16 import emulate, trace_half  # noqa: E402
 from fhrt.exporting.parity import compare, first_departure, of_graph, of_network  # noqa: E402
 from fhrt.exporting.steps import export  # noqa: E402
-from fhrt.exporting.to_onnx import trace  # noqa: E402
+from fhrt.exporting.to_onnx import export_onnx, halve, trace  # noqa: E402
 from fhrt.faces import Picture  # noqa: E402
 from fhrt.models import Recipe  # noqa: E402
 from fhrt.networks import build  # noqa: E402
@@ -165,3 +166,39 @@ def test_bad_input_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="cannot be written"):
         export(TINY, checkpoint, tmp_path / "file" / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "tiny.pth"]
+
+
+def test_half_weights_take_half_the_bytes_and_hardly_change_the_output(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    plain, half = tmp_path / "plain.onnx", tmp_path / "half.onnx"
+    export_onnx(TINY, checkpoint, plain)
+    rounded = halve(TINY, checkpoint, tmp_path / "half.pth")
+    parity = export_onnx(TINY, rounded, half)
+    assert parity.largest < 1e-3
+    assert half.stat().st_size < 0.65 * plain.stat().st_size
+    assert rounded.stat().st_size < 0.65 * checkpoint.stat().st_size
+    values = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    assert 0 < np.abs(of_graph(half)(values)[0] - of_graph(plain)(values)[0]).max() < 1e-3
+    large = torch.load(checkpoint, weights_only=True)
+    large["tail.bias"] += 1e6
+    torch.save(large, checkpoint)
+    with pytest.raises(ModelError, match=r"tail\.bias does not fit into fp16"):
+        halve(TINY, checkpoint, tmp_path / "large.pth")
+    assert not (tmp_path / "large.pth").exists()
+
+
+def test_a_triton_repository_and_an_engine_are_artifacts_too(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    export(TINY, checkpoint, tmp_path / "served", "triton", batch="1:2:4")
+    written = sorted(str(p.relative_to(tmp_path / "served")) for p in tmp_path.rglob("served/**/*"))
+    assert "tiny/config.pbtxt" in written and "tiny/1/model.onnx" in written
+    assert "model.onnx" not in written and "manifest.json" in written
+    assert "max_batch_size: 4" in (tmp_path / "served" / "tiny" / "config.pbtxt").read_text()
+    pytest.importorskip("tensorrt_rtx", reason="fhrt[rtx] is not installed")
+    options = EngineOptions("tensorrt_rtx", compute_capabilities=("86",))
+    facts = export(TINY, checkpoint, tmp_path / "built", "tensorrt", options=options)
+    assert (tmp_path / "built" / "model.engine").stat().st_size == facts["steps"][-1]["bytes"]
+    assert facts["engine"]["compute_capability"] == "86" and facts["precision"] == "fp16"
+    assert facts["engine"]["model"] == artifact.sha256(tmp_path / "built" / "model.onnx")
