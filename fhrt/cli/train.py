@@ -59,17 +59,22 @@ def train(
 
     if accelerator not in (known := ("auto", "cpu", "cuda")):
         raise UsageError(f"unknown accelerator {accelerator!r}{known_names(accelerator, known)}")
+    if resume and (config or steps or minutes or seed is not None):
+        raise UsageError(
+            "--resume goes on as the run began: no --config, --steps, --minutes, --seed"
+        )
     if steps and minutes:
         raise UsageError("--steps and --minutes exclude each other")
     chosen = in_order(configs.names()) if names == ["all"] else names
     if config and len(chosen) > 1:
         raise UsageError("--config is for one system")
-    settings = [configs.read_config(name, config) for name in chosen]  # all, before any work
+    # all are read before any work; what is resumed has its configuration in the checkpoint
+    settings = [None if resume else configs.read_config(name, config) for name in chosen]
     where = trainer.Devices(accelerator, devices, nodes, minutes)
     for name, of_it in zip(chosen, settings, strict=True):
-        if steps is not None:
+        if of_it and steps is not None:
             of_it = replace(of_it, steps=steps)
-        if seed is not None:
+        if of_it and seed is not None:
             of_it = replace(of_it, seed=seed)
         _one(name, data, output / name, of_it, resume, where)
 
@@ -83,7 +88,7 @@ def in_order(names: list[str]) -> list[str]:
 
 
 def _one(
-    name: str, data: Path, output: Path, config: Config, resume: bool, devices: object
+    name: str, data: Path, output: Path, config: Config | None, resume: bool, devices: object
 ) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -100,7 +105,7 @@ def _one(
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(name, total=config.steps)
+        task = bar.add_task(name, total=config.steps if config else None)
 
         def report(step: int, figures: dict[str, float]) -> None:
             shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())

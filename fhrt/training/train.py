@@ -105,22 +105,22 @@ def train(
     """Train `name` on `data` into the folder `output`; returns the path of the weights.
 
     Writes output/checkpoint.pt (everything), output/NAME.pth (the averaged weights), log.csv,
-    TensorBoard events, and validation/STEP.png (given | output | truth).
+    TensorBoard events, and validation/STEP.png (given | output | truth). resume: go on with the
+    checkpoint, by the configuration that it holds, whatever `config` is.
+
     Raises UsageError for an unknown system, InputError where the data or the checkpoint is missing
     or is another run's.
     """
+    checkpoint = output / "checkpoint.pt"
+    state = read_checkpoint(checkpoint, name) if resume else None
+    if state:
+        config = config_of(state["config"], str(checkpoint))
     config = config or read_config(name)
     known = systems()
     if config.system not in known:
         raise UsageError(f"unknown system {config.system!r}{known_names(config.system, known)}")
-    checkpoint = output / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise UsageError(f"{checkpoint} exists: --resume goes on with it, or choose another folder")
-    state = read_checkpoint(checkpoint, name) if resume else None
-    if state:
-        # How long it is and what it computes in were settled at the start.
-        before = config_of(state["config"], str(checkpoint))
-        config = replace(config, steps=before.steps, precision=before.precision)
     _keep_memory()
     if config.precision == "auto":
         config = replace(config, precision=faster_precision(devices.accelerator))
@@ -256,9 +256,9 @@ class Run:
         if self.config.adversarial.condition:
             condition = _picture(batch["input"]).repeat(2, 1, 1, 1)
         scores, features = critic(torch.cat([_picture(batch["target"]), output]), condition)
-        halves = [(a, b) for a, b in (f.chunk(2) for f in features)]
         real, made = scores.chunk(2)
-        return (real, [a for a, _ in halves]), (made, [b for _, b in halves])
+        halves = [values.chunk(2) for values in features]
+        return (real, [half[0] for half in halves]), (made, [half[1] for half in halves])
 
     def validate(self, step: int) -> dict[str, float]:
         """The averaged network on faces that training does not see: figures, and a picture."""

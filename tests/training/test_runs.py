@@ -79,6 +79,12 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+def resuming(arguments: list[str]) -> list[str]:
+    """The same call with --resume; the checkpoint holds the configuration."""
+    at = arguments.index("--config")
+    return [*arguments[:at], *arguments[at + 2 :], "--resume"]
+
+
 def weights(output: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(output / name / f"{name}.pth", weights_only=True)
 
@@ -106,7 +112,7 @@ def test_a_run_killed_at_a_random_moment_and_resumed_equals_an_unbroken_one(
     time.sleep(random.uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    resumed = run([*broken, "--resume"])
+    resumed = run(resuming(broken))
     assert resumed.returncode == 0, resumed.stderr
     assert same(weights(tmp_path / "whole", "srgan"), weights(tmp_path / "broken", "srgan"))
 
@@ -182,14 +188,12 @@ def test_a_full_disk_leaves_the_previous_checkpoint(faces: Path, tmp_path: Path)
     output = tmp_path / "out"
     arguments = command("srgan", SRGAN, faces, output)
     assert run(arguments).returncode == 0
-    before = (output / "srgan" / "checkpoint.pt").read_bytes()
-    (output / "config.toml").write_text(SRGAN)
     longer = torch.load(output / "srgan" / "checkpoint.pt", weights_only=True)
     longer["config"]["steps"] = 20
     torch.save(longer, output / "srgan" / "checkpoint.pt")
     before = (output / "srgan" / "checkpoint.pt").read_bytes()
     (output / "srgan" / "checkpoint.pt.part").symlink_to("/dev/full")
-    done = run([*arguments, "--resume"])
+    done = run(resuming(arguments))
     assert done.returncode == 1
     assert "No space left on device" in done.stderr and "the one before is whole" in done.stderr
     assert (output / "srgan" / "checkpoint.pt").read_bytes() == before
