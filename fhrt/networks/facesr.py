@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fhrt.networks.restore import face_position
+from fhrt.networks.restore import face_position, residuals, start_quietly
 
 
 def enlarged(x: Tensor, scale: float = 4.0) -> Tensor:
@@ -68,7 +68,7 @@ class Upsample(nn.Module):
     def __init__(self, width: int = 64, blocks: int = 6) -> None:
         super().__init__()
         self.head = nn.Conv2d(3 + 2, width, 3, padding=1)
-        self.body = nn.Sequential(*(_Attentive(width, False) for _ in range(blocks)))
+        self.body = residuals(width, blocks)
         self.up1 = nn.Conv2d(width, width // 2, 3, padding=1)
         self.up2 = nn.Conv2d(width // 2, width // 4, 3, padding=1)
         self.tail = nn.Conv2d(width // 4, 3, 3, padding=1)
@@ -112,25 +112,18 @@ class Attention(nn.Module):
 class _Attentive(nn.Module):
     """Two convolutions, each channel of their result weighed by what the whole picture holds."""
 
-    def __init__(self, width: int, attention: bool = True) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.attention = attention
-        if attention:
-            self.squeeze = nn.Conv2d(width, width // 8, 1)
-            self.weigh = nn.Conv2d(width // 8, width, 1)
-        nn.init.kaiming_normal_(self.conv1.weight, 0.1)
-        nn.init.kaiming_normal_(self.conv2.weight, 0.1)
-        with torch.no_grad():  # quiet branches at the start: the sum of many must not blow up
-            self.conv2.weight.mul_(0.2)
+        self.squeeze = nn.Conv2d(width, width // 8, 1)
+        self.weigh = nn.Conv2d(width // 8, width, 1)
+        start_quietly(self.conv1, self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         change: Tensor = self.conv2(F.leaky_relu(self.conv1(x), 0.1))
-        if self.attention:
-            mean = change.mean((2, 3), keepdim=True)
-            change = change * torch.sigmoid(self.weigh(F.relu(self.squeeze(mean)))) * 2
-        return x + change
+        mean = change.mean((2, 3), keepdim=True)
+        return x + change * torch.sigmoid(self.weigh(F.relu(self.squeeze(mean)))) * 2
 
 
 def _placed(x: Tensor) -> Tensor:

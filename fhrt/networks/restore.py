@@ -28,14 +28,19 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv1.weight, 0.1)
-        nn.init.kaiming_normal_(self.conv2.weight, 0.1)
-        with torch.no_grad():  # quiet branches at the start: the sum of many must not blow up
-            self.conv2.weight.mul_(0.2)
+        start_quietly(self.conv1, self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         change: Tensor = self.conv2(F.leaky_relu(self.conv1(x), 0.1))
         return x + change
+
+
+def start_quietly(first: nn.Conv2d, last: nn.Conv2d) -> None:
+    """Weights of a residual branch that adds little at first: the sum of many must not blow up."""
+    nn.init.kaiming_normal_(first.weight, 0.1)
+    nn.init.kaiming_normal_(last.weight, 0.1)
+    with torch.no_grad():
+        last.weight.mul_(0.2)
 
 
 def residuals(channels: int, count: int) -> nn.Sequential:

@@ -111,15 +111,6 @@ def read_picture(path: Path) -> Picture:
     return picture
 
 
-def read_folder(folder: Path) -> list[Picture]:
-    """Every picture of a folder, in the order of the names. Raises InputError on an empty one."""
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise InputError(f"{folder}: no pictures to train on")
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(read_picture, files))
-
-
 def _square(picture: Picture, size: int) -> Picture:
     height, width = picture.shape[:2]
     side = min(height, width)

@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fhrt.damage.degrade import BLIND_256, Blind, blind
+from fhrt.damage.degrade import (
+    BLIND_256,
+    Blind,
+    blind,
+    colour_cast,
+    low_light,
+    motion_blur,
+    thermal,
+    uneven_blur,
+)
 from fhrt.damage.occlude import occlude
 from fhrt.errors import UsageError, known_names
 from fhrt.faces import TEMPLATE, TEMPLATE_SIDE, Picture
@@ -63,10 +72,28 @@ def blindly(options: dict[str, Any]) -> Damage:
     return make
 
 
+def alone(damage: Callable[[Picture, np.random.Generator], Picture]) -> Callable[..., Damage]:
+    """A damage of `damage.degrade` by itself, without options."""
+
+    def options_of(options: dict[str, Any]) -> Damage:
+        return lambda face, rng: (damage(face, rng), face)
+
+    return options_of
+
+
+# without options of a configuration
+PLAIN: dict[str, Callable[[dict[str, Any]], Damage]] = {
+    "motion-blur": alone(motion_blur),
+    "uneven-blur": alone(uneven_blur),
+    "colour-cast": alone(colour_cast),
+    "low-light": alone(low_light),
+    "thermal": alone(thermal),
+    "blind": blindly,
+}
 DAMAGES: dict[str, Callable[[dict[str, Any]], Damage]] = {
     "shrink": shrink,
     "occlude": occluded,
-    "blind": blindly,
+    **PLAIN,
 }
 
 

@@ -15,7 +15,7 @@ from fhrt.quality.protocols import bicubic
 from fhrt.training.config import names, read_config
 from fhrt.training.data import load_faces
 from fhrt.training.layouts import Source
-from fhrt.training.pairs import DAMAGES
+from fhrt.training.pairs import DAMAGES, PLAIN
 
 CELL = 256  # pixels a picture on the sheet
 HEAD = 24  # pixels of the line above the columns
@@ -32,20 +32,21 @@ class Column:
 
 
 def columns(damage: str | None = None, config: str | None = None) -> list[Column]:
-    """The damages of the bundled configurations and the blind one; those of one name, or of one
-    configuration, where it is given. Raises UsageError for unknown names."""
+    """The damages without options and those of the bundled configurations; those of one name, or of
+    one configuration, where it is given. Raises UsageError for unknown names."""
     if damage is not None and damage not in DAMAGES:
         raise UsageError(f"unknown damage {damage!r}{known_names(damage, DAMAGES)}")
     made = []
-    if config is None and damage in (
-        None,
-        "blind",
-    ):  # its ranges are its own, not a configuration's
-        made.append(Column("blind", 256, DAMAGES["blind"]({})))
+    if config is None:
+        plain = [name for name in PLAIN if damage in (None, name)]
+        made += [Column(name, 256, PLAIN[name]({})) for name in plain]
+    seen: set[tuple[object, ...]] = set()  # several configurations damage in the same way
     for name in [config] if config else names():
         options = read_config(name).options
         kind = options.get("damage")
-        if kind in DAMAGES and damage in (None, kind):
+        alike = (kind, options.get("size"), options.get("small"))
+        if kind in DAMAGES and damage in (None, kind) and alike not in seen:
+            seen.add(alike)
             made.append(Column(f"{kind}, {name}", int(options["size"]), DAMAGES[kind](options)))
     if not made:
         user = f"configuration {config!r}" if config else "bundled configuration"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Picture
-from fhrt.training.data import find_faces, load_faces, read_folder, summary
+from fhrt.training.data import find_faces, load_faces, summary
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
@@ -248,11 +248,3 @@ def test_the_shared_faces_give_training_pictures_only() -> None:
     for source, picture in zip(few, pictures, strict=True):
         assert np.array_equal(np.asarray(Image.open(SHARED / source.name)), picture)
     assert {s.split for s in find_faces(SHARED, None)} == {"train", "test"}
-
-
-def test_a_flat_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
-    for shade, name in ((2, "b.png"), (1, "a.png")):
-        put(tmp_path / name, shade)
-    assert [int(p[0, 0, 0]) for p in read_folder(tmp_path)] == [1, 2]
-    with pytest.raises(InputError, match="no pictures to train on"):
-        read_folder(tmp_path / "nothing")
