@@ -81,7 +81,7 @@ def choose_side(landmarks: NDArray[np.floating], scale: int, sides: tuple[int, .
 
 def crop(picture: Picture, matrix: Matrix, side: int) -> Picture:
     """The aligned crop, uint8 (side, side, 3); outside the picture it is mirrored."""
-    corners = _corners(matrix, side)
+    corners = crop_corners(matrix, side)
     reach = max(4.0, 2 * source_side(matrix, side) / side)
     low = np.floor(corners.min(0) - reach).astype(int)
     high = np.ceil(corners.max(0) + reach).astype(int) + 1
@@ -118,7 +118,7 @@ def paste(base: Picture, before: Picture, after: Picture, matrix: Matrix, scale:
     to_crop = matrix.copy()
     to_crop[:, 2] += to_crop[:, :2] @ np.full(2, 0.5 / scale - 0.5)
     to_crop[:, :2] /= scale
-    corners = _corners(to_crop, side)
+    corners = crop_corners(to_crop, side)
     low = np.clip(np.floor(corners.min(0)).astype(int), 0, [base.shape[1], base.shape[0]])
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, low, [base.shape[1], base.shape[0]])
     if (high <= low).any():
@@ -140,7 +140,7 @@ def _feather(side: int) -> NDArray[np.float32]:
     return np.outer(ramp, ramp).astype(np.float32)[..., None]
 
 
-def _corners(matrix: Matrix, side: int) -> Matrix:
+def crop_corners(matrix: Matrix, side: int) -> Matrix:
     """(4, 2): where the corners of a crop lie in the picture."""
     inverse = cv2.invertAffineTransform(matrix)
     square = np.array([[0, 0], [side - 1, 0], [0, side - 1], [side - 1, side - 1]], np.float64)

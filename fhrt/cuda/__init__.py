@@ -1,0 +1,1 @@
+"""What the GPU does between the networks: kernels, how they are compiled and called."""
