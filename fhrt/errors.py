@@ -48,3 +48,8 @@ def known_names(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(word, names, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says of its error, as part of a message of one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

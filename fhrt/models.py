@@ -19,6 +19,8 @@ from fhrt.weights import (
     need,
 )
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -37,15 +39,58 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Values:
+    """The values that a graph of somebody else takes or gives: (RGB in [0, 1] − mean) / std, one of
+    each a channel or for all, in the order rgb or bgr. `fhrt export` folds this into the graph."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    order: str = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.order not in ("rgb", "bgr"):
+            raise ValueError(f"order {self.order!r}: it is rgb or bgr")
+        if {len(self.mean), len(self.std)} - {1, 3} or 0 in self.std:
+            raise ValueError("mean and std have one value or three, and std no 0")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a model is exported.
+
+    opset: of the ONNX that is traced from a network. batch, size: the profile of an engine, each
+    MIN:OPT:MAX; no size for the sizes of the recipe. keep_fp32: what stays fp32 at a lower
+    precision, with * for any letters: modules of a network (beside what it keeps itself, by its
+    `.float()`), names or operators of the nodes of a graph. gates: by precision (fp32: ONNX against
+    what it came from), the least PSNR in dB between the outputs, for a range of 1. input, output:
+    of a graph of somebody else.
+    """
+
+    opset: int = 20
+    batch: str = "1:4:8"
+    size: str = ""
+    keep_fp32: tuple[str, ...] = ()
+    gates: dict[str, float] = field(default_factory=dict)
+    input: Values = Values()
+    output: Values = Values()
+
+    def __post_init__(self) -> None:
+        for precision in self.gates:
+            if precision not in PRECISIONS:
+                raise ValueError(f"gate of {precision!r}{known_names(precision, PRECISIONS)}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What is known of a model before it is opened.
 
     task: restore, upscale, unmask, detect, landmarks or parse. network: its name in
-    `fhrt.networks`, and options what it is built with. scale: output size over input size. sizes:
-    sides in pixels of the square pictures it was made to be given. multiple: what height and width
-    must be divisible by; where it is the only size, no other will do. protocol: what `fhrt eval
-    --all` scores it on. steps, trained_on: of the training of the bundled weights. checkpoint:
-    where the weights are other people's. file: the ONNX file where it is not NAME.onnx.
+    `fhrt.networks`, and options what it is built with; `graph` where there is an ONNX file alone.
+    scale: output size over input size. sizes: sides in pixels of the square pictures it was made
+    to be given. multiple: what height and width must be divisible by; where it is the only size,
+    no other will do. protocol: what `fhrt eval --all` scores it on. steps, trained_on: of the
+    training of the bundled weights. checkpoint: where the weights are other people's. export: how
+    it is exported. file: the ONNX file where it is not NAME.onnx.
     """
 
     name: str
@@ -62,6 +107,7 @@ class Recipe:
     steps: int = 0
     trained_on: str = ""
     checkpoint: Checkpoint = Checkpoint()
+    export: Conversion = Conversion()
     file: str = ""
 
     @property
@@ -112,24 +158,29 @@ class Recipe:
     def metadata(self) -> dict[str, str]:
         """What an exported ONNX file carries in its metadata_props, all as JSON: what is needed to
         run it."""
-        others = ("file", "checkpoint", "protocol", "steps", "trained_on")
+        others = ("file", "checkpoint", "export", "protocol", "steps", "trained_on")
         names = [f.name for f in fields(self) if f.name not in others]
         return {name: json.dumps(getattr(self, name)) for name in names}
 
 
-Made = TypeVar("Made", Recipe, Checkpoint, WeightFile)
+Made = TypeVar("Made", Recipe, Checkpoint, Conversion, Values, WeightFile)
 
 
 def recipes() -> dict[str, Recipe]:
     """Every recipe of the catalogue, by name, in the order of the names."""
-    found = {}
-    for path in sorted(data_folder("export").glob("*.toml"), key=lambda path: path.stem):
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path}: no TOML: {error}") from error
-        found[path.stem] = _recipe(path.stem, values, path)
-    return found
+    paths = data_folder("export").glob("*.toml")
+    return {path.stem: recipe_from_toml(path) for path in sorted(paths, key=lambda path: path.stem)}
+
+
+def recipe_from_toml(path: Path) -> Recipe:
+    """The recipe in a TOML file; its name is the file's. Raises ModelError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: no TOML: {error}") from error
+    return _recipe(path.stem, values, path)
 
 
 def recipe(name: str) -> Recipe:
@@ -153,13 +204,15 @@ def recipe_from_metadata(path: Path, properties: dict[str, str]) -> Recipe:
 
 def _recipe(name: str, values: dict[str, Any], origin: Path) -> Recipe:
     given = {"name": name} | values
-    if isinstance(sizes := given.get("sizes"), list):
-        given["sizes"] = tuple(sizes)
     if "checkpoint" in given:
         section = dict(given["checkpoint"])
         section["files"] = tuple(_made(WeightFile, f, origin) for f in section.get("files", ()))
-        section["state_keys"] = tuple(section.get("state_keys", ()))
         given["checkpoint"] = _made(Checkpoint, section, origin)
+    if "export" in given:
+        section = dict(given["export"])
+        for side in ("input", "output"):
+            section[side] = _made(Values, section.get(side, {}), origin)
+        given["export"] = _made(Conversion, section, origin)
     return _made(Recipe, given, origin)
 
 
@@ -169,7 +222,8 @@ def _made(kind: type[Made], values: dict[str, Any], origin: Path) -> Made:
     for key in values:
         if key not in known:
             raise ModelError(f"{origin}: unknown key {key!r}{known_names(key, known)}")
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     try:
-        return kind(**values)
-    except TypeError as error:
+        return kind(**values | lists)
+    except (TypeError, ValueError) as error:
         raise ModelError(f"{origin}: {error}") from error

@@ -125,7 +125,7 @@ def pull(
                 raise ModelError(f"{file.file} is not here; offline, put {file.url} at {path}")
             told = progress(file.file) if progress is not None else None
             fetch(file.url, path, _expected(file, path), file.member, told)
-        _check(file, path)
+        check(file)
         paths.append(path)
     return paths
 
@@ -144,8 +144,9 @@ def verify(file: WeightFile) -> tuple[str, str, Path]:
     return ("unknown" if not known else "ok" if digest == known else "changed"), digest, path
 
 
-def _check(file: WeightFile, path: Path) -> None:
-    """Raises ModelError where a file is not what it should be; records what it is on first use."""
+def check(file: WeightFile) -> None:
+    """Raises ModelError where a file is missing or not what it should be; records what it is on
+    first use."""
     state, digest, path = verify(file)
     if state == "changed":
         raise ModelError(

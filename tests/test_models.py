@@ -247,7 +247,7 @@ def test_an_onnx_file_says_which_model_it_is(tmp_path: Path) -> None:
 def test_the_metadata_goes_round_through_an_exported_file(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from fhrt.exporting.to_onnx import export_onnx
+    from fhrt.exporting.sources import export_onnx
     from fhrt.networks import build
 
     wanted = recipe("landmarks")
@@ -262,7 +262,7 @@ def test_the_metadata_goes_round_through_an_exported_file(tmp_path: Path) -> Non
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_published(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from fhrt.exporting.to_onnx import export_onnx
+    from fhrt.exporting.sources import export_onnx
 
     torch.save({"other": torch.zeros(3)}, tmp_path / "wrong.pth")
     (tmp_path / "text.pth").write_text("no weights")

@@ -12,9 +12,10 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ PACKAGES = ("fhrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 @dataclass
 class Step:
-    """One conversion: what it made, how long it took, how large it is, and what was compared."""
+    """One conversion: what it made, how many seconds it and its comparisons took, how large it is,
+    and what was compared."""
 
     to: str
     seconds: float = 0.0
     bytes: int = 0
     parity: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def finished(self, begun: float, made: Path) -> Step:
+        """With its time, from `begun` (time.monotonic) till now, and its size."""
+        return replace(self, seconds=time.monotonic() - begun, bytes=made.stat().st_size)
 
 
 def sha256(path: Path) -> str:
@@ -40,8 +46,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def manifest(recipe: Recipe, sources: list[Path], steps: list[Step], **more: Any) -> dict[str, Any]:
-    """What manifest.json holds."""
+def manifest(
+    recipe: Recipe, sources: list[Path], published: bool, steps: list[Step], **more: Any
+) -> dict[str, Any]:
+    """What manifest.json holds. published: whether the sources are the recipe's own, checked
+    against their checksums where those are known, or files of the user's."""
     metadata = json.dumps(recipe.metadata(), sort_keys=True).encode()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -54,10 +63,11 @@ def manifest(recipe: Recipe, sources: list[Path], steps: list[Step], **more: Any
         "recipe_sha256": hashlib.sha256(metadata).hexdigest(),
         "licence": recipe.licence,
         "commercial": recipe.commercial,
-        "checkpoints": {path.name: sha256(path) for path in sources},
+        "made_of": {path.name: sha256(path) for path in sources},
+        "published": published,
         "versions": versions,
         "machine": platform.platform(),
-        "steps": [step.__dict__ for step in steps],
+        "steps": [asdict(step) for step in steps],
         **more,
     }
 
@@ -67,8 +77,10 @@ def card(recipe: Recipe, facts: dict[str, Any]) -> str:
     lines = [f"# {recipe.name}", "", f"{recipe.about[:1].upper()}{recipe.about[1:]}.", ""]
     use = "allowed" if recipe.commercial else "not allowed"
     lines += [f"- Licence: {recipe.licence}; commercial use {use}."]
+    whose = "the recipe's own" if facts["published"] else "a file of the user's, not checked"
     lines += [
-        f"- Made from `{file}`, sha256 `{digest}`." for file, digest in facts["checkpoints"].items()
+        f"- Made of `{file}` ({whose}), sha256 `{digest}`."
+        for file, digest in facts["made_of"].items()
     ]
     for step in facts["steps"]:
         size = f"{step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s"

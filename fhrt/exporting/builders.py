@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fhrt.errors import RuntimeMissing, UsageError, known_names
+from fhrt.errors import RuntimeMissing, UsageError, first_line, known_names
 from fhrt.runtime.gpu import Gpu, find_gpu
 
 EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}  # the extra of fhrt that installs each
@@ -91,7 +91,7 @@ def open_library(wanted: str = "") -> Any:
         try:
             module = importlib.import_module(name)
         except (ImportError, OSError) as error:  # also where only a library of it is missing
-            lacking.append(f"{name} cannot be imported ({_first_line(error)})")
+            lacking.append(f"{name} cannot be imported ({first_line(error)})")
             continue
         if name == "tensorrt" and _version(module) < OLDEST:
             raise RuntimeMissing(f"tensorrt {module.__version__} is too old; 10.12 is needed")
@@ -127,7 +127,3 @@ def _capabilities(trt: Any, gpu: Gpu | None, options: EngineOptions) -> tuple[st
 
 def _version(trt: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", trt.__version__)[:2])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

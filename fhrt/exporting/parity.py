@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from fhrt.errors import ModelError
+from fhrt.models import Recipe
 from fhrt.runtime.onnx import open_graph
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -19,8 +21,9 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two outputs are apart over all inputs: largest and mean difference, the PSNR in dB
-    for a range of 1, values that are no number, and how many inputs were compared."""
+    """How far two outputs are apart over all inputs: largest and mean difference and PSNR in dB,
+    all over the range of the output (`spans`); values that are no number; how many inputs were
+    compared."""
 
     largest: float
     mean: float
@@ -45,13 +48,53 @@ def compare(reference: Run, candidate: Run, inputs: Iterable[np.ndarray]) -> Par
         for a, b in zip(reference(values), candidate(values), strict=True):
             finite = np.isfinite(b)
             bad += int(b.size - finite.sum())
-            difference = np.abs(a.astype(np.float64) - b)[finite]
+            with np.errstate(invalid="ignore"):
+                difference = (np.abs(a.astype(np.float64) - b) / spans(a))[finite]
             largest = max(largest, float(difference.max(initial=0)))
             total, count = total + float(difference.sum()), count + difference.size
             squares += float((difference**2).sum())
     error = squares / max(count, 1)
     psnr = -10 * math.log10(error) if error else 200.0
     return Parity(largest, total / max(count, 1), psnr, bad, seen)
+
+
+def spans(values: np.ndarray) -> np.ndarray:
+    """The range of every channel of a reference, at least 1, which is that of a picture. Channels
+    are axis 1 of maps (N, C, H, W), and the last of lists (N, answers, C): there a score stands
+    beside pixels."""
+    over = (0, 2, 3) if values.ndim == 4 else tuple(range(values.ndim - 1))
+    ranges: np.ndarray = np.ptp(values.astype(np.float64), axis=over, keepdims=True)
+    return ranges.clip(1.0)
+
+
+# the least PSNR in dB between an ONNX and what it was made of, where a recipe says no other. bf16
+# has 8 bits of mantissa; int8 is for those who measure what it costs them
+GATES = {"fp32": 80.0, "fp16": 55.0, "bf16": 35.0, "int8": 25.0}
+TOLERANCE = 1e-3  # largest difference of fp32; a level of 8 bits is 4e-3
+
+
+def gate_of(recipe: Recipe, precision: str) -> float:
+    return recipe.export.gates.get(precision, GATES[precision])
+
+
+def check_parity(
+    recipe: Recipe,
+    precision: str,
+    parity: Parity,
+    departure: Callable[[], str | None] | None = None,
+) -> None:
+    """Raises ModelError where a parity misses the gate of its precision; `departure` then says
+    where."""
+    gate = gate_of(recipe, precision)
+    exact = precision != "fp32" or parity.largest <= TOLERANCE
+    if exact and parity.psnr >= gate and not parity.not_finite:
+        return
+    limit = f"{gate:.0f} dB" + (f" and {TOLERANCE:g}" if precision == "fp32" else "")
+    where = f", first at {departure() or 'the output'}" if departure else ""
+    raise ModelError(
+        f"{recipe.name}: {precision} departs from what it was made of: {parity} "
+        f"(the gate is {limit}){where}; not published"
+    )
 
 
 def of_network(network: nn.Module) -> Run:
@@ -66,13 +109,16 @@ def of_network(network: nn.Module) -> Run:
 
 
 def of_graph(path: Path) -> Run:
-    """An ONNX file in ONNX Runtime, as `compare` runs it."""
+    """An ONNX file in ONNX Runtime, as `compare` runs it; picture by picture where it takes but
+    one."""
     session, _ = open_graph(path, "cpu")
-    name = session.get_inputs()[0].name
+    given = session.get_inputs()[0]
+    one_by_one = given.shape[0] == 1
 
     def run(values: np.ndarray) -> list[np.ndarray]:
-        outputs: list[np.ndarray] = session.run(None, {name: values})
-        return outputs
+        batches = np.split(values, len(values)) if one_by_one else [values]
+        made = [session.run(None, {given.name: batch}) for batch in batches]
+        return [np.concatenate(outputs) for outputs in zip(*made, strict=True)]
 
     return run
 

@@ -49,13 +49,13 @@ class Profile:
                 )
 
 
-def profile_of(recipe: Recipe, batch: str = "1:4:8", size: str = "") -> Profile:
-    """The profile of a recipe. batch, size: MIN:OPT:MAX, MIN:MAX (fastest at the largest) or one
-    number; size, of height and width alike, may be left out where the recipe has sizes.
+def profile_of(recipe: Recipe, batch: str = "", size: str = "") -> Profile:
+    """The profile of a recipe. batch, size (of height and width alike): MIN:OPT:MAX, MIN:MAX
+    (fastest at the largest) or one number, in place of what the recipe says.
 
     Raises UsageError for what cannot be read, and for sizes that the network cannot take.
     """
-    if size:
+    if size := size or recipe.export.size:
         sides = parse_sizes(size, "size")
     elif recipe.sizes:
         inner = sorted(recipe.sizes)
@@ -69,7 +69,7 @@ def profile_of(recipe: Recipe, batch: str = "1:4:8", size: str = "") -> Profile:
             raise UsageError(
                 f"size {side} is no multiple of {recipe.multiple}, which {recipe.name} needs"
             )
-    return Profile(parse_sizes(batch, "batch"), sides, sides)
+    return Profile(parse_sizes(batch or recipe.export.batch, "batch"), sides, sides)
 
 
 def parse_sizes(text: str, what: str) -> Sizes:

@@ -1,9 +1,13 @@
-"""`fhrt export`: checkpoint -> fp32 ONNX -> FP16 ONNX, each run beside the one before."""
+"""The path of an export: source -> fp32 ONNX -> lower precision -> engine or Triton repository."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,92 +16,163 @@ import numpy as np
 from fhrt.errors import ModelError, UsageError, known_names
 from fhrt.exporting import artifact
 from fhrt.exporting.builders import DEFAULTS, EngineOptions
-from fhrt.exporting.engine import build_engine
-from fhrt.exporting.fp16 import emulate, trace_half
-from fhrt.exporting.parity import Parity, compare, first_departure, of_graph, of_network
-from fhrt.exporting.profile import profile_of
-from fhrt.exporting.to_onnx import export_onnx, network_of, samples
+from fhrt.exporting.crosscheck import capability, crosscheck
+from fhrt.exporting.engine import EngineFacts, build_engine
+from fhrt.exporting.int8 import CALIBRATION, quantise
+from fhrt.exporting.parity import check_parity, compare, first_departure, gate_of, of_graph
+from fhrt.exporting.precision import emulate, lower
+from fhrt.exporting.profile import Profile, profile_of
+from fhrt.exporting.sources import Source
+from fhrt.exporting.to_onnx import samples
 from fhrt.exporting.triton import write_repository
-from fhrt.models import Recipe
+from fhrt.models import PRECISIONS, Recipe
 from fhrt.pictures import read_photo
 from fhrt.quality.protocols import bicubic, files_of
 from fhrt.quality.scoring import rate
-from fhrt.runtime.torch import recipe_weights
 
-TARGETS = ("onnx", "fp16", "tensorrt", "triton")
-FP16_GATE = 55.0  # dB between fp16 and fp32, on the seeded pictures and on faces alike
+TARGETS = ("onnx", "fp16", "bf16", "int8", "tensorrt", "triton")
+FACES = 16  # of a folder, that outputs are compared on
 
 
-def export(
-    recipe: Recipe,
-    checkpoint: Path | None,
-    target: Path,
-    to: str = "onnx",
-    faces: Path | None = None,
-    truth: bool = False,
-    batch: str = "1:4:8",
-    size: str = "",
-    options: EngineOptions = DEFAULTS,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wish:
+    """What an export is to be.
+
+    to: onnx (fp32), fp16, bf16 or int8, all ONNX; tensorrt (model.engine, beside the ONNX of
+    `precision` it was built from); or triton (that ONNX in a model repository, NAME/config.pbtxt
+    and NAME/1). faces: a folder of aligned faces, `most` of which outputs are compared on beside
+    the seeded pictures. cost: whether the PSNR and SSIM that the precision costs on the recipe's
+    protocol is measured on those faces. calibration: a folder of pictures such as the network will
+    be given, which int8 takes its ranges from. batch, size: of an engine, in place of the recipe's
+    (see `profile_of`). polygraphy: whether it is to compare the models, too.
+    """
+
+    to: str = "onnx"
+    precision: str = "fp16"
+    faces: Path | None = None
+    most: int = FACES
+    cost: bool = False
+    calibration: Path | None = None
+    batch: str = ""
+    size: str = ""
+    engine: EngineOptions = DEFAULTS
+    polygraphy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in TARGETS:
+            raise UsageError(f"unknown target {self.to!r}{known_names(self.to, TARGETS)}")
+        if self.precision not in PRECISIONS:
+            known = known_names(self.precision, PRECISIONS)
+            raise UsageError(f"unknown precision {self.precision!r}{known}")
+        if self.cost and self.faces is None:
+            raise UsageError("what a precision costs is measured on faces: --faces FOLDER")
+        if self.lowest == "int8" and self.calibration is None:
+            raise UsageError("int8 takes its ranges from pictures: --calibration FOLDER")
+
+    @property
+    def lowest(self) -> str:
+        """The precision of the ONNX that is published."""
+        if self.to in ("tensorrt", "triton"):
+            return self.precision
+        return "fp32" if self.to == "onnx" else self.to
+
+
+def export(source: Source, target: Path, wish: Wish = Wish()) -> dict[str, Any]:
     """Write the folder `target`: model.onnx, manifest.json, card.md; returns the manifest.
 
-    checkpoint: the user's own weights, or None for those of the recipe.
-
-    to: onnx (fp32), fp16, tensorrt (model.engine beside the FP16 ONNX it was built from), or triton
-    (the FP16 ONNX in a model repository, NAME/config.pbtxt and NAME/1). batch, size: the least, the
-    usual and the most of both that an engine is built for (see `profile_of`). faces: a folder of
-    aligned faces, which are compared beside the seeded pictures; with `truth`, the PSNR and SSIM
-    that fp16 costs on the recipe's protocol is measured on them.
-
-    A step that misses its gate raises ModelError, names the node from which on the two differ, and
-    publishes nothing.
+    Every model is run beside the one it was made of. A step that misses its gate raises ModelError,
+    names the node from which on the two differ, and publishes nothing. Raises UsageError for a wish
+    that cannot be met.
     """
-    if to not in TARGETS:
-        raise UsageError(f"unknown target {to!r}{known_names(to, TARGETS)}")
-    steps: list[artifact.Step] = []
+    recipe = source.recipe
     with artifact.building(target) as folder:
-        model, begun = folder / "model.onnx", time.monotonic()
-        seeded = export_onnx(recipe, checkpoint, model)
-        step = artifact.Step("onnx", parity={"torch, seeded pictures": seeded.figures()})
-        weights = recipe_weights(recipe, checkpoint)
-        network = network_of(recipe, weights, checkpoint or recipe.name)
-        if faces is not None:
-            of_faces = compare(of_network(network), of_graph(model), face_batches(faces, recipe))
-            step.parity["torch, faces"] = of_faces.figures()
-        steps.append(_finished(step, begun, model))
-        more: dict[str, Any] = {}
-        if to != "onnx":
-            begun = time.monotonic()
-            half, emulated = folder / "half.onnx", folder / "emulated.onnx"
-            trace_half(network, recipe, half)
-            emulate(half, emulated)
-            step = artifact.Step("fp16")
-            inputs = {"fp32, seeded pictures": samples(recipe)}
-            if faces is not None:
-                inputs["fp32, faces"] = list(face_batches(faces, recipe))
-            for against, values in inputs.items():
-                parity = compare(of_graph(model), of_graph(emulated), values)
-                step.parity[against] = parity.figures()
-                _gate(recipe, parity, model, emulated, values[0])
-            if faces is not None and truth:
-                more["fp16_costs"] = cost(recipe, model, emulated, faces)
-            emulated.unlink()
-            half.replace(model)
-            steps.append(_finished(step, begun, model))
-        if to == "tensorrt":
-            profile = profile_of(recipe, batch, size)
-            built = build_engine(model, folder / "model.engine", profile, options)
+        exact, model = folder / "exact.onnx", folder / "model.onnx"
+        inputs = {"seeded pictures": samples(recipe)}
+        if wish.faces is not None:
+            inputs["faces"] = list(face_batches(wish.faces, recipe, wish.most))
+        steps = [_exact(source, exact, inputs)]
+        more: dict[str, Any] = {"precision": wish.lowest}
+        if wish.lowest == "fp32":
+            shutil.copyfile(exact, model)
+        else:
+            shown = folder / "shown.onnx"
+            steps.append(_lowered(source, wish, exact, model, shown, inputs))
+            if wish.cost and wish.faces is not None:
+                more["costs"] = cost(recipe, exact, shown, wish.faces)
+            shown.unlink(missing_ok=True)
+        if wish.to == "tensorrt":
+            profile = profile_of(recipe, wish.batch, wish.size)
+            built = _engine(model, folder / "model.engine", profile, wish.engine)
             steps.append(artifact.Step("tensorrt", built.seconds, built.bytes))
             more["engine"] = built.key
-        if to == "triton":
+        if wish.polygraphy:
+            more["polygraphy"] = crosscheck(
+                exact,
+                model,
+                [values for values in inputs["seeded pictures"] if len(values) == 1],
+                folder / "polygraphy",
+                gate_of(recipe, wish.lowest),
+                folder / "model.engine" if wish.to == "tensorrt" else None,
+                wish.engine.library,
+            )
+        if wish.to == "triton":
+            batch = wish.batch or recipe.export.batch
             write_repository(model, recipe, folder, int(batch.split(":")[-1]))
             model.unlink()
-        sources = [checkpoint] if checkpoint else recipe.weights_paths()
-        facts = artifact.manifest(
-            recipe, sources, steps, precision="fp32" if to == "onnx" else "fp16", **more
-        )
+        exact.unlink()
+        facts = artifact.manifest(recipe, source.files, source.published, steps, **more)
         artifact.write(folder, recipe, facts)
     return facts
+
+
+def _exact(source: Source, target: Path, inputs: dict[str, list[np.ndarray]]) -> artifact.Step:
+    """The fp32 ONNX."""
+    begun, step = time.monotonic(), artifact.Step("onnx")
+    reference = source.write(target)
+    for name, values in inputs.items():
+        parity = compare(reference, of_graph(target), values)
+        step.parity[f"{source.came_from}, {name}"] = parity.figures()
+        check_parity(source.recipe, "fp32", parity)
+    return step.finished(begun, target)
+
+
+def _lowered(
+    source: Source,
+    wish: Wish,
+    exact: Path,
+    target: Path,
+    shown: Path,
+    inputs: dict[str, list[np.ndarray]],
+) -> artifact.Step:
+    """The ONNX of a lower precision. shown: what a CPU can run to show what it gives."""
+    recipe, precision = source.recipe, wish.lowest
+    begun, step = time.monotonic(), artifact.Step(precision)
+    if precision == "int8":
+        assert wish.calibration is not None
+        quantise(exact, recipe, list(face_batches(wish.calibration, recipe, CALIBRATION)), target)
+        shutil.copyfile(target, shown)
+    else:
+        lower(exact, recipe, precision, target)
+        emulate(target, shown)
+    for name, values in inputs.items():
+        parity = compare(of_graph(exact), of_graph(shown), values)
+        step.parity[f"fp32, {name}"] = parity.figures()
+        gate = gate_of(recipe, precision)
+        check_parity(
+            recipe, precision, parity, partial(first_departure, exact, shown, values[0], gate)
+        )
+    return step.finished(begun, target)
+
+
+def _engine(model: Path, target: Path, profile: Profile, options: EngineOptions) -> EngineFacts:
+    """As `build_engine`; where the graph cannot be read, the error also has what Polygraphy, if it
+    is installed, finds wrong with all of it."""
+    try:
+        return build_engine(model, target, profile, options)
+    except ModelError as error:
+        if "cannot read" not in str(error) or not find_spec("polygraphy"):
+            raise
+        raise ModelError(f"{error}; {' '.join(capability(model).split())}") from error
 
 
 def cost(recipe: Recipe, exact: Path, other: Path, faces: Path) -> dict[str, float]:
@@ -114,24 +189,11 @@ def cost(recipe: Recipe, exact: Path, other: Path, faces: Path) -> dict[str, flo
     } | {"n": float(one["n"])}
 
 
-def face_batches(folder: Path, recipe: Recipe, most: int = 16) -> Iterable[np.ndarray]:
+def face_batches(folder: Path, recipe: Recipe, most: int = FACES) -> Iterable[np.ndarray]:
     """Up to `most` faces of a folder, spread evenly, as float32 (1, 3, S, S) of the recipe's first
-    size. Raises InputError for a folder without pictures."""
+    size, or of 256 pixels without one. Raises InputError for a folder without pictures."""
     files = files_of(folder)
+    side = recipe.sizes[0] if recipe.sizes else recipe.multiple * max(1, 256 // recipe.multiple)
     for path in files[:: max(1, len(files) // most)][:most]:
-        picture = bicubic(read_photo(path).picture, recipe.sizes[0])
+        picture = bicubic(read_photo(path).picture, side)
         yield picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-
-
-def _gate(recipe: Recipe, parity: Parity, exact: Path, other: Path, values: np.ndarray) -> None:
-    if parity.psnr < FP16_GATE or parity.not_finite:
-        where = first_departure(exact, other, values, FP16_GATE)
-        raise ModelError(
-            f"{recipe.name}: fp16 departs from fp32: {parity} (the gate is {FP16_GATE:.0f} dB), "
-            f"first at {where or 'the output'}; not published"
-        )
-
-
-def _finished(step: artifact.Step, begun: float, model: Path) -> artifact.Step:
-    step.seconds, step.bytes = time.monotonic() - begun, model.stat().st_size
-    return step

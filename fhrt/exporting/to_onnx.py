@@ -1,7 +1,9 @@
-"""Checkpoint -> ONNX, run beside PyTorch before it is published."""
+"""A network of ours as an ONNX graph, and weights stored in half the bytes."""
 
 from __future__ import annotations
 
+import ast
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -11,42 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fhrt.errors import ModelError
-from fhrt.exporting.parity import Parity, compare, of_graph, of_network
+from fhrt.errors import ModelError, first_line
 from fhrt.models import Recipe, recipes
 from fhrt.networks import build
 from fhrt.runtime.torch import recipe_weights
 
-OPSET = 20
-TOLERANCE = 1e-3  # largest difference between the two runtimes; a level of 8 bits is 4e-3
-
-
-def export_onnx(recipe: Recipe, checkpoint: Path | None, target: Path) -> Parity:
-    """Write `target`, an ONNX file of the network of `recipe` with the weights of `checkpoint`, or
-    with the recipe's own.
-
-    Dynamic batch; dynamic height and width where the recipe gives no single size. Nothing is
-    published unless ONNX Runtime agrees with PyTorch to 1e-3 on seeded pictures of several shapes.
-    Raises ModelError where the weights do not fit or the outputs differ.
-    """
-    import onnx
-
-    weights = recipe_weights(recipe, checkpoint)
-    network = network_of(recipe, weights, checkpoint or recipe.name)
-    beside = target.with_name(target.name + ".part")
-    try:
-        graph = trace(network, recipe)
-        if all(v.dtype == torch.float16 for v in weights.values() if v.is_floating_point()):
-            store_half(graph)
-        onnx.checker.check_model(graph)
-        onnx.save(graph, str(beside))
-        parity = compare(of_network(network), of_graph(beside), samples(recipe))
-        if parity.largest > TOLERANCE or parity.not_finite:
-            raise ModelError(f"{recipe.name}: ONNX departs from PyTorch: {parity}; not published")
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-    return parity
+EXAMPLE = 96  # pixels: of coarser maps a side would be 1, which is traced as if it were always so
 
 
 def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: object) -> nn.Module:
@@ -128,12 +100,12 @@ def samples(recipe: Recipe) -> list[np.ndarray]:
 
 
 def trace(network: nn.Module, recipe: Recipe) -> Any:
-    """An onnx.ModelProto of a network: opset 20, dynamic batch, and dynamic height and width where
-    the recipe gives no single size. It carries the recipe."""
+    """An onnx.ModelProto of a network: dynamic batch, and dynamic height and width where the recipe
+    gives no single size. It carries the recipe. Raises ModelError where torch cannot trace it."""
     import onnx
     from torch.export import Dim
 
-    side = recipe.multiple * (1 if recipe.fixed else math.ceil(32 / recipe.multiple))
+    side = recipe.multiple * (1 if recipe.fixed else math.ceil(EXAMPLE / recipe.multiple))
     example = torch.zeros(2, 3, side, side)
     shapes = {0: Dim("n", min=1, max=64)}
     if not recipe.fixed:
@@ -142,20 +114,31 @@ def trace(network: nn.Module, recipe: Recipe) -> Any:
             2: recipe.multiple * Dim("rows", min=1, max=4096 // recipe.multiple),
             3: recipe.multiple * Dim("columns", min=1, max=4096 // recipe.multiple),
         }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["input"],
-            dynamic_shapes=(shapes,),
-            verbose=False,
-        )
+    try:
+        logging.disable(logging.CRITICAL)  # what goes wrong is raised below, in one line
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=recipe.export.opset,
+                input_names=["input"],
+                dynamic_shapes=(shapes,),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise ModelError(f"{recipe.name}: torch cannot trace it: {first_line(cause)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
     assert program is not None
     graph = program.model_proto
-    for node in graph.graph.node:  # the exporter's stack traces: a tenth of a small file
-        del node.metadata_props[:]
+    for index, node in enumerate(graph.graph.node):
+        facts = {fact.key: fact.value for fact in node.metadata_props}
+        scopes = ast.literal_eval(facts.get("pkg.torch.onnx.name_scopes", "[]"))
+        # the module that it belongs to, which is what a recipe and a message can name it by
+        node.name = f"{scopes[-2] if len(scopes) > 1 else ''}/{node.op_type}_{index}"
+        del node.metadata_props[:]  # with stack traces: a tenth of a small file
     onnx.helper.set_model_props(graph, recipe.metadata())
     return graph

@@ -164,6 +164,7 @@ class ModulatedConv(nn.Module):
     ) -> None:
         super().__init__()
         self.demodulate = demodulate
+        self.demodulation = Demodulation()
         scale = 1 / math.sqrt(inputs * size**2)
         self.weight = nn.Parameter(torch.randn(1, outputs, inputs, size, size) * scale)
         self.modulation = nn.Linear(style, inputs)
@@ -180,12 +181,22 @@ class ModulatedConv(nn.Module):
             x = _doubled(x)
         x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
-            # in fp32 always: fp16 has no room for these squares, and the work is next to nothing
-            squares = weight.float().square().sum((2, 3))
-            energy = scale.float().square() @ squares.T + (1e-4 / largest.float()).square()
-            gain = (math.sqrt(2) * torch.rsqrt(energy)).to(x.dtype)
-            x = x * gain[:, :, None, None]
+            x = x * self.demodulation(weight, scale, largest).to(x.dtype)[:, :, None, None]
         return x
+
+
+class Demodulation(nn.Module):
+    """The gain (N, outputs) that undoes what the weight (outputs, inputs, k, k) and the style scale
+    (N, inputs), which was divided by `largest` (N, 1), did to the variance; times √2.
+
+    A module of its own because it has to stay fp32: fp16 has no room for these squares, and the
+    work is next to nothing.
+    """
+
+    def forward(self, weight: Tensor, scale: Tensor, largest: Tensor) -> Tensor:
+        squares = weight.float().square().sum((2, 3))
+        energy = scale.float().square() @ squares.T + (1e-4 / largest.float()).square()
+        return math.sqrt(2) * torch.rsqrt(energy)
 
 
 class StyledConv(nn.Module):

@@ -15,10 +15,11 @@ onnx = pytest.importorskip("onnx", reason="fhrt[train] is not installed")
 from fhrt.errors import InputError, ModelError, UsageError  # noqa: E402
 from fhrt.exporting import artifact  # noqa: E402
 from fhrt.exporting.builders import EngineOptions  # noqa: E402
-from fhrt.exporting.fp16 import emulate, trace_half  # noqa: E402
 from fhrt.exporting.parity import compare, first_departure, of_graph, of_network  # noqa: E402
-from fhrt.exporting.steps import export  # noqa: E402
-from fhrt.exporting.to_onnx import export_onnx, halve, trace  # noqa: E402
+from fhrt.exporting.precision import emulate, lower  # noqa: E402
+from fhrt.exporting.sources import Network, export_onnx  # noqa: E402
+from fhrt.exporting.steps import Wish, export  # noqa: E402
+from fhrt.exporting.to_onnx import halve, trace  # noqa: E402
 from fhrt.faces import Picture  # noqa: E402
 from fhrt.models import Recipe  # noqa: E402
 from fhrt.networks import build  # noqa: E402
@@ -55,11 +56,11 @@ def test_an_artifact_holds_a_model_that_was_compared_and_says_so(
     checkpoint: Path, faces: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "out" / "tiny-fp16"
-    facts = export(TINY, checkpoint, target, "fp16", faces, truth=True)
+    facts = export(Network(TINY, checkpoint), target, Wish("fp16", faces=faces, cost=True))
     assert sorted(p.name for p in target.iterdir()) == ["card.md", "manifest.json", "model.onnx"]
     assert [p.name for p in target.parent.iterdir()] == ["tiny-fp16"]
     assert json.loads((target / "manifest.json").read_text()) == facts
-    assert facts["checkpoints"] == {"tiny.pth": artifact.sha256(checkpoint)}
+    assert facts["made_of"] == {"tiny.pth": artifact.sha256(checkpoint)}
     assert [step["to"] for step in facts["steps"]] == ["onnx", "fp16"]
     assert facts["steps"][1]["bytes"] == (target / "model.onnx").stat().st_size
     assert facts["steps"][1]["bytes"] < 0.7 * facts["steps"][0]["bytes"]
@@ -67,7 +68,7 @@ def test_an_artifact_holds_a_model_that_was_compared_and_says_so(
     assert all(parity["largest"] < 1e-4 for parity in exact.values())
     assert all(55 < parity["psnr"] < 100 for parity in half.values())
     assert half["fp32, faces"]["inputs"] == 3
-    assert abs(facts["fp16_costs"]["psnr"]) < 0.05 and facts["fp16_costs"]["n"] == 3
+    assert abs(facts["costs"]["psnr"]) < 0.05 and facts["costs"]["n"] == 3
     assert "fp16" in (target / "card.md").read_text()
     # and it opens as any other model, floats in and out
     session = open_session(str(target / "model.onnx"), "cpu", "onnx", 1)
@@ -77,9 +78,9 @@ def test_an_artifact_holds_a_model_that_was_compared_and_says_so(
 
 def test_an_artifact_is_replaced_as_a_whole(checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "tiny"
-    export(TINY, checkpoint, target)
+    export(Network(TINY, checkpoint), target)
     (target / "left.txt").write_text("from before")
-    export(TINY, checkpoint, target)
+    export(Network(TINY, checkpoint), target)
     assert sorted(p.name for p in target.iterdir()) == ["card.md", "manifest.json", "model.onnx"]
 
 
@@ -91,29 +92,34 @@ def test_what_overflows_in_fp16_is_not_published_and_named(
     weights["up.0.weight"] *= 1e6
     weights["up.3.weight"] *= 1e-6
     torch.save(weights, checkpoint)
-    export(TINY, checkpoint, tmp_path / "plain")
+    export(Network(TINY, checkpoint), tmp_path / "plain")
     before = (tmp_path / "plain" / "model.onnx").read_bytes()
     with pytest.raises(ModelError, match=r"not finite.*first at Conv.*not published") as caught:
-        export(TINY, checkpoint, tmp_path / "plain", "fp16")
+        export(Network(TINY, checkpoint), tmp_path / "plain", Wish("fp16"))
     assert "\n" not in str(caught.value)
     assert (tmp_path / "plain" / "model.onnx").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain", "tiny.pth"]
 
 
-def test_the_emulation_rounds_and_overflows_as_half_precision_does(
-    checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("fp16", 1e-5, 1e-3), ("bf16", 1e-4, 1e-2)]
+)
+def test_the_emulation_rounds_as_the_lower_precision_does(
+    precision: str, least: float, most: float, checkpoint: Path, tmp_path: Path
 ) -> None:
     network = build("srresnet", **OPTIONS).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     values = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
     exact = of_network(network)(values)[0]
-    trace_half(network, TINY, tmp_path / "half.onnx")
+    onnx.save(trace(network, TINY), str(tmp_path / "exact.onnx"))
+    lower(tmp_path / "exact.onnx", TINY, precision, tmp_path / "half.onnx")
     emulate(tmp_path / "half.onnx", tmp_path / "emulated.onnx")
-    with torch.inference_mode():  # the network is in fp16 now: torch's own half kernels
-        torchs = network(torch.from_numpy(values).half()).float().numpy()
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    with torch.inference_mode():  # by torch's own kernels
+        torchs = network.to(dtype)(torch.from_numpy(values).to(dtype)).float().numpy()
     ours = of_graph(tmp_path / "emulated.onnx")(values)[0]
     noise = [float(np.abs(made - exact).mean()) for made in (torchs, ours)]
-    assert 1e-5 < noise[1] < 1e-3 and noise[1] == pytest.approx(noise[0], rel=0.5)
+    assert least < noise[1] < most and noise[1] == pytest.approx(noise[0], rel=0.5)
     kinds = {node.op_type for node in onnx.load(tmp_path / "emulated.onnx").graph.node}
     assert "Conv" in kinds and "Cast" in kinds
 
@@ -149,22 +155,29 @@ def test_parity_counts_all_outputs_and_what_is_not_finite() -> None:
 
 def test_bad_input_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'fp16'"):
-        export(TINY, checkpoint, tmp_path / "out", "fp61")
+        Wish("fp61")
+    with pytest.raises(UsageError, match="did you mean 'fp16'"):
+        Wish("tensorrt", "pf16")
+    with pytest.raises(UsageError, match="--faces FOLDER"):
+        Wish("fp16", cost=True)
+    with pytest.raises(UsageError, match="--calibration FOLDER"):
+        Wish("tensorrt", "int8")
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ModelError, match="no torch weights"):
-        export(TINY, checkpoint, tmp_path / "out")
+        export(Network(TINY, checkpoint), tmp_path / "out")
     torch.save({"weight": torch.zeros(1)}, checkpoint)
     with pytest.raises(ModelError, match=r"tiny.pth: not weights of srresnet: .* is missing"):
-        export(TINY, checkpoint, tmp_path / "out")
+        export(Network(TINY, checkpoint), tmp_path / "out")
     torch.save(build("facesr-v1").state_dict(), checkpoint)
     with pytest.raises(ModelError, match=r"is missing; they fit: facesr-v1$"):
-        export(TINY, checkpoint, tmp_path / "out")
+        export(Network(TINY, checkpoint), tmp_path / "out")
     torch.save(build("srresnet", width=8, blocks=2).state_dict(), checkpoint)
     with pytest.raises(ModelError, match=r"is \(8,.* is wanted"):
-        export(TINY, checkpoint, tmp_path / "out")
+        export(Network(TINY, checkpoint), tmp_path / "out")
+    torch.save(build("srresnet", **OPTIONS).state_dict(), checkpoint)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        export(TINY, checkpoint, tmp_path / "file" / "out")
+        export(Network(TINY, checkpoint), tmp_path / "file" / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "tiny.pth"]
 
 
@@ -191,14 +204,15 @@ def test_half_weights_take_half_the_bytes_and_hardly_change_the_output(
 def test_a_triton_repository_and_an_engine_are_artifacts_too(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    export(TINY, checkpoint, tmp_path / "served", "triton", batch="1:2:4")
+    export(Network(TINY, checkpoint), tmp_path / "served", Wish("triton", batch="1:2:4"))
     written = sorted(str(p.relative_to(tmp_path / "served")) for p in tmp_path.rglob("served/**/*"))
     assert "tiny/config.pbtxt" in written and "tiny/1/model.onnx" in written
     assert "model.onnx" not in written and "manifest.json" in written
     assert "max_batch_size: 4" in (tmp_path / "served" / "tiny" / "config.pbtxt").read_text()
     pytest.importorskip("tensorrt_rtx", reason="fhrt[rtx] is not installed")
     options = EngineOptions("tensorrt_rtx", compute_capabilities=("86",))
-    facts = export(TINY, checkpoint, tmp_path / "built", "tensorrt", options=options)
+    source = Network(TINY, checkpoint)
+    facts = export(source, tmp_path / "built", Wish("tensorrt", engine=options))
     assert (tmp_path / "built" / "model.engine").stat().st_size == facts["steps"][-1]["bytes"]
     assert facts["engine"]["compute_capability"] == "86" and facts["precision"] == "fp16"
     assert facts["engine"]["model"] == artifact.sha256(tmp_path / "built" / "model.onnx")
