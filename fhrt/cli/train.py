@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from fhrt.training.config import Config
+    from fhrt.training.devices import Devices
 
 
 def train(
@@ -25,6 +26,10 @@ def train(
     ] = Path("runs"),
     config: Annotated[
         Path | None, typer.Option("--config", help="A TOML in place of the system's own.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="Weights (.pth) to start from, of the same network."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps in place of the configuration's.")
@@ -55,47 +60,65 @@ def train(
     for module in ("torch", "lightning_fabric", "tensorboard"):
         need(module, "train")
     from fhrt.training import config as configs
-    from fhrt.training import train as trainer
+    from fhrt.training.devices import Devices
 
     if accelerator not in (known := ("auto", "cpu", "cuda")):
         raise UsageError(f"unknown accelerator {accelerator!r}{known_names(accelerator, known)}")
-    if resume and (config or steps or minutes or seed is not None):
+    if resume and (config or checkpoint or steps or minutes or seed is not None):
         raise UsageError(
-            "--resume goes on as the run began: no --config, --steps, --minutes, --seed"
+            "--resume goes on as the run began: no --config, --checkpoint, --steps, --minutes, "
+            "--seed"
         )
     if steps and minutes:
         raise UsageError("--steps and --minutes exclude each other")
-    chosen = in_order(configs.names()) if names == ["all"] else names
-    if config and len(chosen) > 1:
-        raise UsageError("--config is for one system")
+    chosen = names
+    if names == ["all"]:
+        chosen, left_out = in_order(configs.names())
+        for name in left_out:
+            typer.echo(
+                f"fhrt: {name} is left out: it goes on from other people's weights; "
+                f"`fhrt train {name} --checkpoint FILE`",
+                err=True,
+            )
+    if (config or checkpoint) and len(chosen) > 1:
+        raise UsageError(f"{'--config' if config else '--checkpoint'} is for one system")
     # all are read before any work; what is resumed has its configuration in the checkpoint
     settings = [None if resume else configs.read_config(name, config) for name in chosen]
-    where = trainer.Devices(accelerator, devices, nodes, minutes)
+    where = Devices(accelerator, devices, nodes, minutes)
     for name, of_it in zip(chosen, settings, strict=True):
         if of_it and steps is not None:
             of_it = replace(of_it, steps=steps)
         if of_it and seed is not None:
             of_it = replace(of_it, seed=seed)
-        _one(name, data, output / name, of_it, resume, where)
+        _one(name, data, output / name, of_it, resume, where, checkpoint)
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Every system after the one whose weights it starts from."""
+def in_order(names: list[str]) -> tuple[list[str], list[str]]:
+    """Every system after the one whose weights it starts from; and those that are left out, as they
+    start from weights that none of them makes."""
     from fhrt.training.config import read_config
 
     starts = {name: read_config(name).start for name in names}
-    return sorted(names, key=lambda name: (starts[name] in names, name))
+    left_out = [name for name in names if starts[name] and starts[name] not in names]
+    chosen = [name for name in names if name not in left_out]
+    return sorted(chosen, key=lambda name: (bool(starts[name]), name)), left_out
 
 
 def _one(
-    name: str, data: Path, output: Path, config: Config | None, resume: bool, devices: object
+    name: str,
+    data: Path,
+    output: Path,
+    config: Config | None,
+    resume: bool,
+    devices: Devices,
+    checkpoint: Path | None,
 ) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fhrt.training import train as trainer
+    from fhrt.training.log import Reports
 
-    assert isinstance(devices, trainer.Devices)
     console = Console(stderr=True)
     columns = (TextColumn(name), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(
@@ -123,7 +146,8 @@ def _one(
             output,
             config,
             resume,
-            trainer.Reports(report, watch, say),
+            Reports(report, watch, say),
             devices,
+            checkpoint,
         )
     print(weights)

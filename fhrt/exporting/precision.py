@@ -46,7 +46,9 @@ class _Lowering:
     """The graph of `model` while it is rewritten, node by node.
 
     floats: names of the fp32 values of the original. now: the type that each has by now. inside:
-    another name, for those of the graph's outputs that are of a lower type inside.
+    another name, for those of the graph's outputs that are of a lower type inside. constants: what
+    follows from no input. sizes: what follows from sizes alone, which TensorRT computes on the CPU
+    and never in fp16.
     """
 
     def __init__(self, model: Any, precision: str, kept: set[str]) -> None:
@@ -65,6 +67,8 @@ class _Lowering:
         self.inside: dict[str, str] = {}
         self.nodes: list[Any] = []
         self.casts: dict[tuple[str, int], str] = {}
+        self.constants = {tensor.name for tensor in self.graph.initializer} | {""}
+        self.sizes: set[str] = set()
 
     def run(self) -> None:
         from onnx import helper
@@ -82,7 +86,7 @@ class _Lowering:
 
     def _lower(self, node: Any, outputs: set[str]) -> None:
         takes, gives = self._types(node)
-        keep = node.name in self.kept or not all(gives)
+        keep = node.name in self.kept or not all(gives) or self._of_sizes(node)
         for index, name in enumerate(node.input):
             if name in self.floats and node.op_type not in ("Shape", "Size", "Cast"):
                 node.input[index] = self._as(
@@ -98,6 +102,14 @@ class _Lowering:
                 if name in outputs:
                     self.inside[name] = node.output[index] = f"{name}:low"
         self.nodes.append(node)
+
+    def _of_sizes(self, node: Any) -> bool:
+        follows = set(node.input) - self.constants
+        if not follows:
+            self.constants.update(node.output)
+        elif node.op_type in ("Shape", "Size") or follows <= self.sizes:
+            self.sizes.update(node.output)
+        return bool(follows) and set(node.output) <= self.sizes
 
     def _types(self, node: Any) -> tuple[list[bool], list[bool]]:
         """Whether each input and each output may be of the lower type, by the operator's schema."""

@@ -14,37 +14,19 @@ import torch
 from torch import nn
 
 from fhrt.errors import ModelError, first_line
-from fhrt.models import Recipe, recipes
+from fhrt.models import Recipe
 from fhrt.networks import build
-from fhrt.runtime.torch import recipe_weights
+from fhrt.runtime.torch import check_fit, recipe_weights
 
 EXAMPLE = 96  # pixels: of coarser maps a side would be 1, which is traced as if it were always so
 
 
 def network_of(recipe: Recipe, weights: dict[str, torch.Tensor], origin: object) -> nn.Module:
-    """The network of a recipe in eval mode. Raises ModelError where the weights do not fit, which
-    names the first key that does not and the recipes that would."""
+    """The network of a recipe in eval mode. Raises ModelError; see `check_fit`."""
     network = build(recipe.network, **recipe.options)
-    if wrong := _misfit(network, weights):
-        line = f"{origin}: not weights of {recipe.network}: {wrong}"
-        fitting = []
-        for name, other in recipes().items():
-            with torch.device("meta"):
-                if not _misfit(build(other.network, **other.options), weights):
-                    fitting.append(name)
-        raise ModelError(line + (f"; they fit: {', '.join(fitting)}" if fitting else ""))
+    check_fit(network, weights, origin)
     network.load_state_dict(weights)
     return network.eval()
-
-
-def _misfit(network: nn.Module, weights: dict[str, torch.Tensor]) -> str:
-    wanted = network.state_dict()
-    for key in sorted(wanted.keys() ^ weights.keys()):
-        return f"{key} is {'missing' if key in wanted else 'not of it'}"
-    for key, value in wanted.items():
-        if value.shape != weights[key].shape:
-            return f"{key} is {tuple(weights[key].shape)}, and {tuple(value.shape)} is wanted"
-    return ""
 
 
 def halve(recipe: Recipe, checkpoint: Path | None, target: Path) -> Path:
@@ -103,6 +85,7 @@ def trace(network: nn.Module, recipe: Recipe) -> Any:
     """An onnx.ModelProto of a network: dynamic batch, and dynamic height and width where the recipe
     gives no single size. It carries the recipe. Raises ModelError where torch cannot trace it."""
     import onnx
+    from onnxscript.optimizer import fold_constants
     from torch.export import Dim
 
     side = recipe.multiple * (1 if recipe.fixed else math.ceil(EXAMPLE / recipe.multiple))
@@ -133,7 +116,14 @@ def trace(network: nn.Module, recipe: Recipe) -> Any:
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None
+    # what is computed from weights alone, such as GFPGAN's sums of squares, is computed now
+    limits = {"input_size_limit": 2**24, "output_size_limit": 2**24}
+    fold_constants(program.model, should_fold=_shrinks, **limits)
     graph = program.model_proto
+    used = {name for node in graph.graph.node for name in node.input}
+    weights = [tensor for tensor in graph.graph.initializer if tensor.name in used]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(weights)
     for index, node in enumerate(graph.graph.node):
         facts = {fact.key: fact.value for fact in node.metadata_props}
         scopes = ast.literal_eval(facts.get("pkg.torch.onnx.name_scopes", "[]"))
@@ -142,3 +132,16 @@ def trace(network: nn.Module, recipe: Recipe) -> Any:
         del node.metadata_props[:]  # with stack traces: a tenth of a small file
     onnx.helper.set_model_props(graph, recipe.metadata())
     return graph
+
+
+def _shrinks(node: Any) -> bool | None:
+    """Whether a result takes no more room than what it is made of: noise spread over all channels
+    would. None: as the library decides."""
+    sizes = [
+        value.const_value.size if value is not None and value.const_value is not None else 0
+        for value in node.inputs
+    ]
+    shape = node.outputs[0].shape
+    if shape is None or not all(isinstance(side, int) for side in shape):
+        return None
+    return None if math.prod(shape) <= max(sizes, default=0) else False

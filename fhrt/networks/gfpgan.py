@@ -195,7 +195,9 @@ class Demodulation(nn.Module):
 
     def forward(self, weight: Tensor, scale: Tensor, largest: Tensor) -> Tensor:
         squares = weight.float().square().sum((2, 3))
-        energy = scale.float().square() @ squares.T + (1e-4 / largest.float()).square()
+        # a sum and no product of matrices, which TensorRT-RTX has no fp32 one of for Turing
+        energy = (scale.float().square()[:, None] * squares).sum(2)
+        energy = energy + (1e-4 / largest.float()).square()
         return math.sqrt(2) * torch.rsqrt(energy)
 
 

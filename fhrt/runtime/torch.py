@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fhrt.errors import ModelError, RuntimeMissing
-from fhrt.models import Recipe
+from fhrt.models import Recipe, recipes
 from fhrt.networks import build
 from fhrt.networks.inception import Inception
 from fhrt.networks.lpips import AlexFeatures
@@ -85,6 +85,29 @@ def recipe_weights(model: Recipe, checkpoint: Path | None = None) -> dict[str, t
     if first.keys() != second.keys():
         raise ModelError(f"{model.name}: its two files do not hold the same layers")
     return blend(first, second, shape.blend)
+
+
+def check_fit(network: nn.Module, weights: dict[str, torch.Tensor], origin: object) -> None:
+    """Raises ModelError where weights are not the network's; it names the first key that does not
+    fit, and the recipes whose weights they would be."""
+    if wrong := _misfit(network, weights):
+        fitting = []
+        for name, other in recipes().items():
+            with torch.device("meta"):
+                if not _misfit(build(other.network, **other.options), weights):
+                    fitting.append(name)
+        fit = f"; they fit: {', '.join(fitting)}" if fitting else ""
+        raise ModelError(f"{origin}: not weights of this network: {wrong}{fit}")
+
+
+def _misfit(network: nn.Module, weights: dict[str, torch.Tensor]) -> str:
+    wanted = network.state_dict()
+    for key in sorted(wanted.keys() ^ weights.keys()):
+        return f"{key} is {'missing' if key in wanted else 'not of it'}"
+    for key, value in wanted.items():
+        if value.shape != weights[key].shape:
+            return f"{key} is {tuple(weights[key].shape)}, and {tuple(value.shape)} is wanted"
+    return ""
 
 
 def load_layers(network: nn.Module, weights: Path, name: str) -> None:

@@ -1,4 +1,5 @@
-"""Checkpoints of a run: read without running anything in them, written whole or not at all."""
+"""What a run goes on from and leaves behind: weights to start from, checkpoints. Read without
+running anything in them, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,9 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fhrt.errors import InputError
-from fhrt.runtime.torch import load_weights
+from fhrt.errors import InputError, ModelError
+from fhrt.models import recipes
+from fhrt.runtime.torch import load_weights, recipe_weights
+from fhrt.training.config import Config
+
+Weights = tuple[Path, dict[str, Tensor]]  # where they come from, and the state dict
+
+
+def starting_weights(name: str, config: Config, beside: Path, file: Path | None) -> Weights | None:
+    """What the run `name` starts from: the user's `file`, or else what its configuration calls
+    `start`: a .pth file, the result of that run in the folder `beside`, or a model of the
+    catalogue. None where there is neither.
+
+    A file is laid out as the catalogue says of its network, or is a plain state dict. Raises
+    InputError or ModelError for what is missing or cannot be read.
+    """
+    known, start = recipes(), config.start
+    if start.endswith(".pth") and file is None:
+        file = Path(start)
+        if not file.is_file():
+            raise InputError(f"{start}: no such weights to start from")
+    if file is not None:
+        network = config.options.get("network", config.system)
+        layout = next((model for model in known.values() if model.network == network), None)
+        return file, recipe_weights(layout, file) if layout else load_weights(file)
+    if not start:
+        return None
+    trained = beside / start / f"{start}.pth"
+    if trained.is_file():
+        return trained, load_weights(trained)
+    if start not in known:
+        raise InputError(f"{trained}: not there; `fhrt train {start}` comes first")
+    if known[start].checkpoint.files and not known[start].published().here():
+        raise ModelError(
+            f"{name} starts from weights, and there are none here: give them with --checkpoint "
+            f"FILE, or fetch them with `fhrt models pull {start}`"
+        )
+    return known[start].weights_path(), recipe_weights(known[start])
 
 
 def read_checkpoint(path: Path, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fhrt.errors import InputError, UsageError, known_names
+from fhrt.errors import UsageError, known_names
 
 CONFIGS = Path(__file__).parent / "configs"
 SCHEDULES = ("linear", "cosine", "exponential")
@@ -52,8 +52,9 @@ class Config:
 
     system: a name of `train.systems`. start: weights to start from, a name of `fhrt models` or a
     path. batch sizes are those of all devices together. schedule: how the learning rate falls to
-    (nearly) zero over the last `decay` share of the steps, after `warmup` steps of rising. ema:
-    decay of the average of the weights, which is what is kept. clip: largest gradient norm.
+    (nearly) zero over the last `decay` share of the steps, after `warmup` steps of rising. rates:
+    by the name of a part of the network, its share of the learning rate; 0 freezes it. ema: decay
+    of the average of the weights, which is what is kept. clip: largest gradient norm.
     precision: auto, fp32 or bf16. hold_out: share of the people that only validation sees. A value
     of 0 for checkpoint_every, validate_every or log_every means: at the end only. options: the
     system's own.
@@ -78,9 +79,13 @@ class Config:
     log_every: int = 100
     adversarial: Adversarial | None = None
     perceptual: tuple[Perceptual, ...] = ()
+    rates: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for part, share in self.rates.items():
+            if not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise UsageError(f"[rates]: {part} = {share!r} is no share of the learning rate")
         for word, known in ((self.schedule, SCHEDULES), (self.precision, PRECISIONS)):
             if word not in known:
                 raise UsageError(f"unknown word {word!r}{known_names(word, known)}")
@@ -133,23 +138,6 @@ def plain(config: Config) -> dict[str, Any]:
 def names() -> list[str]:
     """The bundled configurations."""
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))
-
-
-def start_weights(start: str, beside: Path) -> Path:
-    """The weights that a run starts from: a .pth file, the result of the run `start` in the folder
-    `beside`, or those of a model of the catalogue. Raises InputError or ModelError."""
-    from fhrt.models import recipe, recipes
-
-    if start.endswith(".pth"):
-        if not Path(start).is_file():
-            raise InputError(f"{start}: no such weights to start from")
-        return Path(start)
-    trained = beside / start / f"{start}.pth"
-    if trained.is_file():
-        return trained
-    if start not in recipes():
-        raise InputError(f"{trained}: not there; `fhrt train {start}` comes first")
-    return recipe(start).weights_path()
 
 
 def _section(kind: type[Section], values: dict[str, Any], origin: str) -> Section:

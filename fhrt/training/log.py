@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,16 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fhrt.pictures import encode_picture, write_atomically
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What a run tells its caller: figures every `log_every` steps; each step done, and of how
+    many; lines that a user should read."""
+
+    figures: Callable[[int, dict[str, float]], None] = lambda step, figures: None
+    progress: Callable[[int, int], None] = lambda step, steps: None
+    say: Callable[[str], None] = lambda line: None
 
 
 class Log:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fhrt.damage.degrade import (
     BLIND_256,
+    BLIND_512,
     Blind,
     blind,
     colour_cast,
@@ -62,9 +64,11 @@ def occluded(options: dict[str, Any]) -> Damage:
 
 
 def blindly(options: dict[str, Any]) -> Damage:
-    """The blind damage of the protocol blind-256, or with the ranges that the options give."""
-    named = {f: tuple(options[f]) for f in ("blur", "shrink", "noise", "quality") if f in options}
-    ranges = Blind(**named) if named else BLIND_256
+    """The blind damage of the protocol blind-256, from 512 pixels on of blind-512, with the ranges
+    that the options give in place of its own."""
+    usual = BLIND_512 if int(options.get("size", 256)) >= 512 else BLIND_256
+    named = {f.name: tuple(options[f.name]) for f in fields(Blind) if f.name in options}
+    ranges = replace(usual, **named)
 
     def make(face: Picture, rng: np.random.Generator) -> Pair:
         return blind(face, rng, ranges), face

@@ -43,6 +43,8 @@ def columns(damage: str | None = None, config: str | None = None) -> list[Column
     seen: set[tuple[object, ...]] = set()  # several configurations damage in the same way
     for name in [config] if config else names():
         options = read_config(name).options
+        if config is None and options.get("size", 0) > 256:
+            continue  # smaller faces would be dropped
         kind = options.get("damage")
         alike = (kind, options.get("size"), options.get("small"))
         if kind in DAMAGES and damage in (None, kind) and alike not in seen:

@@ -1,4 +1,4 @@
-"""One trainer for every system: `fhrt train NAME --data DIR [--config FILE] [--resume]`.
+"""One trainer for every system: `fhrt train NAME --data DIR [--checkpoint FILE] [--resume]`.
 
 A system (`training/restore.py`, …) gives a network, samples and a loss. Sample j of step i depends
 on the seed, i and j alone, whatever the number of devices, and a checkpoint holds networks,
@@ -14,24 +14,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from fhrt.errors import InputError, UsageError, known_names
-from fhrt.networks.discriminators import DISCRIMINATORS, Judgement
-from fhrt.runtime.torch import load_weights
-from fhrt.training.checkpoints import read_checkpoint, write_atomically
-from fhrt.training.config import Config, config_of, plain, read_config, start_weights
+from fhrt.runtime.torch import check_fit
+from fhrt.training.adversarial import Critic, bare, channels_last
+from fhrt.training.checkpoints import (
+    read_checkpoint,
+    starting_weights,
+    write_atomically,
+)
+from fhrt.training.config import Config, config_of, plain, read_config
 from fhrt.training.data import Dropped, summary
-from fhrt.training.log import Log, write_grid
-from fhrt.training.losses import feature_matching, fooled, told_apart
+from fhrt.training.devices import Devices, faster_precision, open_fabric
+from fhrt.training.log import Log, Reports, write_grid
 from fhrt.training.muon import Muon
 from fhrt.training.perceptual import build_losses
 
@@ -43,8 +46,9 @@ class System(Protocol):
     """What the trainer asks of a system.
 
     batch_size: samples of a step, over all devices. sample: arrays of one sample. output: what
-    `loss` and, where it is a picture, the discriminator look at. validation: a batch of faces that
-    training does not see, or None. dropped: pictures that could not be used.
+    `loss` looks at; where it is a picture, or a tuple of a picture and more, the discriminator
+    looks at the picture. validation: a batch of faces that training does not see, or None. dropped:
+    pictures that could not be used.
     """
 
     @property
@@ -60,6 +64,7 @@ class System(Protocol):
 def systems() -> dict[str, Callable[[Path, Config], System]]:
     """Every kind of system that can be trained, by the name that configurations use."""
     from fhrt.training.detector import DetectorSystem
+    from fhrt.training.gfpgan import GfpganSystem
     from fhrt.training.landmarks import LandmarkSystem
     from fhrt.training.pairs import PairSystem
     from fhrt.training.restore import RestoreSystem
@@ -67,30 +72,10 @@ def systems() -> dict[str, Callable[[Path, Config], System]]:
     return {
         "restore": RestoreSystem,
         "pairs": PairSystem,
+        "gfpgan": GfpganSystem,
         "detector": DetectorSystem,
         "landmarks": LandmarkSystem,
     }
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where to train: accelerator auto, cpu or cuda; devices and nodes as Lightning Fabric counts
-    them. minutes: instead of the configuration's steps, as many as fit."""
-
-    accelerator: str = "auto"
-    count: int = 1
-    nodes: int = 1
-    minutes: float | None = None
-
-
-@dataclass(frozen=True)
-class Reports:
-    """What a run tells its caller: figures every `log_every` steps; each step done, and of how
-    many; lines that a user should read."""
-
-    figures: Callable[[int, dict[str, float]], None] = lambda step, figures: None
-    progress: Callable[[int, int], None] = lambda step, steps: None
-    say: Callable[[str], None] = lambda line: None
 
 
 def train(
@@ -99,28 +84,33 @@ def train(
     output: Path,
     config: Config | None = None,
     resume: bool = False,
-    reports: Reports = Reports(),
-    devices: Devices = Devices(),
+    reports: Reports | None = None,
+    devices: Devices | None = None,
+    checkpoint: Path | None = None,
 ) -> Path:
     """Train `name` on `data` into the folder `output`; returns the path of the weights.
 
     Writes output/checkpoint.pt (everything), output/NAME.pth (the averaged weights), log.csv,
-    TensorBoard events, and validation/STEP.png (given | output | truth). resume: go on with the
-    checkpoint, by the configuration that it holds, whatever `config` is.
+    TensorBoard events, and validation/STEP.png (given | output | truth). resume: go on with
+    checkpoint.pt, by the configuration that it holds, whatever `config` is. checkpoint: the weights
+    to start from, in place of the configuration's `start`; see `checkpoints.starting_weights`.
 
-    Raises UsageError for an unknown system, InputError where the data or the checkpoint is missing
-    or is another run's.
+    Raises UsageError for an unknown system, InputError where the data or checkpoint.pt is missing
+    or is another run's, ModelError for weights to start from that are missing or do not fit.
     """
-    checkpoint = output / "checkpoint.pt"
-    state = read_checkpoint(checkpoint, name) if resume else None
+    reports, devices = reports or Reports(), devices or Devices()
+    kept = output / "checkpoint.pt"
+    state = read_checkpoint(kept, name) if resume else None
     if state:
-        config = config_of(state["config"], str(checkpoint))
+        config = config_of(state["config"], str(kept))
     config = config or read_config(name)
     known = systems()
     if config.system not in known:
         raise UsageError(f"unknown system {config.system!r}{known_names(config.system, known)}")
-    if checkpoint.exists() and not resume:
-        raise UsageError(f"{checkpoint} exists: --resume goes on with it, or choose another folder")
+    if kept.exists() and not resume:
+        raise UsageError(f"{kept} exists: --resume goes on with it, or choose another folder")
+    # before the data, which can take minutes to read
+    start = None if state else starting_weights(name, config, output.parent, checkpoint)
     _keep_memory()
     if config.precision == "auto":
         config = replace(config, precision=faster_precision(devices.accelerator))
@@ -131,11 +121,13 @@ def train(
     if devices.minutes and not state:
         pace = fabric.broadcast(Run(name, fabric, system, config, output).pace())
         config = replace(config, steps=max(1, int(devices.minutes * 60 / pace)))
+        system = known[config.system](data, config)  # what it does by the step depends on them all
     run = Run(name, fabric, system, config, output)
     if state:
         run.load(state)
-    elif config.start:
-        run.start_from(start_weights(config.start, output.parent))
+    elif start:
+        run.start_from(*start)
+    del state, start  # as large as the network
     run.go(reports)
     return run.weights
 
@@ -150,23 +142,14 @@ class Run:
         self.output, self.weights = output, output / f"{name}.pth"
         self.first = 0
         torch.manual_seed(config.seed)
-        network = system.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = Muon(network.parameters(), config.learning_rate, config.weight_decay)
+        network = channels_last(system.build())
+        groups = learning(network, config.rates)
+        self.shares = list(groups)
+        parts: list[Any] = [{"params": weights} for weights in groups.values()]
+        optimiser = Muon(parts, config.learning_rate, config.weight_decay)
         self.network, self.optimiser = fabric.setup(network, optimiser)
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.critic: nn.Module | None = None
-        if adversarial := config.adversarial:
-            kind = adversarial.discriminator
-            if kind not in DISCRIMINATORS:
-                nearest = known_names(kind, DISCRIMINATORS)
-                raise UsageError(f"unknown discriminator {kind!r}{nearest}")
-            options = {"condition": adversarial.condition} | adversarial.options
-            critic = DISCRIMINATORS[kind](**options)
-            steps = torch.optim.Adam(critic.parameters(), adversarial.learning_rate, (0.5, 0.999))
-            self.critic, self.critic_optimiser = fabric.setup(
-                critic.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-                steps,
-            )
+        self.critic = Critic(config.adversarial, fabric) if config.adversarial else None
         self.perceive = build_losses(config.perceptual, fabric.device)
 
     def go(self, reports: Reports) -> None:
@@ -198,67 +181,34 @@ class Run:
         config = self.config
         # Dropout draws from this; a step draws the same whether or not the run was resumed.
         torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.fabric.global_rank)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.rate(step)
+        for group, share in zip(self.optimiser.param_groups, self.shares, strict=True):
+            group["lr"] = share * config.rate(step)
         output = self.system.output(self.network, batch)
         loss, figures = self.system.loss(output, batch)
         figures = {"loss": float(loss.detach())} | figures
-        if config.adversarial:
-            wanted, of_it = self._fool(output, batch)
+        picture = _shown(output)
+        if self.critic:
+            wanted, of_it = self.critic.fool(picture, batch)
             loss, figures = loss + wanted, figures | of_it
         if config.perceptual:
-            wanted, of_it = self.perceive(output, batch)
+            wanted, of_it = self.perceive(picture, batch)
             loss, figures = loss + wanted, figures | of_it
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimiser.step()
-        if config.adversarial:
-            figures |= self._tell_apart(output.detach(), batch)
+        if self.critic:
+            figures |= self.critic.learn(picture.detach(), batch)
         # A short run would be averaged with its own start: the decay grows into its final value.
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             ours = self.average.state_dict()
-            for key, value in _state(self.network).items():
+            for key, value in bare(self.network).state_dict().items():
                 if value.is_floating_point():
                     ours[key].lerp_(value, 1 - decay)
                 else:
                     ours[key].copy_(value)
         return figures | {"norm": float(norm)}
-
-    def _fool(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        adversarial, critic = self.config.adversarial, _bare(self.critic)
-        assert adversarial is not None
-        critic.requires_grad_(False)
-        real, made = self._judge(critic, output, batch)
-        fooling = fooled(made)
-        loss = adversarial.weight * fooling
-        if adversarial.feature_matching:
-            loss = loss + adversarial.feature_matching * feature_matching(real, made)
-        critic.requires_grad_(True)
-        return loss, {"fooled": float(fooling.detach())}
-
-    def _tell_apart(self, output: Tensor, batch: Batch) -> dict[str, float]:
-        assert self.critic is not None
-        loss = told_apart(*self._judge(self.critic, output, batch))
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        self.critic_optimiser.step()
-        return {"told_apart": float(loss.detach())}
-
-    def _judge(
-        self, critic: nn.Module, output: Tensor, batch: Batch
-    ) -> tuple[Judgement, Judgement]:
-        """The discriminator on real and on made pictures, in one batch: BatchNorm would bring two
-        batches to the same statistics, and with them take away what tells them apart."""
-        assert self.config.adversarial is not None
-        condition = None
-        if self.config.adversarial.condition:
-            condition = _picture(batch["input"]).repeat(2, 1, 1, 1)
-        scores, features = critic(torch.cat([_picture(batch["target"]), output]), condition)
-        real, made = scores.chunk(2)
-        halves = [values.chunk(2) for values in features]
-        return (real, [half[0] for half in halves]), (made, [half[1] for half in halves])
 
     def validate(self, step: int) -> dict[str, float]:
         """The averaged network on faces that training does not see: figures, and a picture."""
@@ -269,9 +219,10 @@ class Run:
         with torch.inference_mode():
             output = self.system.output(self.average, batch)
             _, figures = self.system.loss(output, batch)
-        if isinstance(output, Tensor) and "target" in batch:
+        picture = _shown(output)
+        if isinstance(picture, Tensor) and "target" in batch:
             path = self.output / "validation" / f"{step:06}.png"
-            write_grid(path, batch["input"], output, batch["target"])
+            write_grid(path, batch["input"], picture, batch["target"])
         return {f"validation_{key}": value for key, value in figures.items()}
 
     def save(self, step: int) -> None:
@@ -281,14 +232,14 @@ class Run:
                 "name": self.name,
                 "config": plain(self.config),
                 "step": step,
-                "network": _state(self.network),
+                "network": bare(self.network).state_dict(),
                 "average": self.average.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "random": torch.get_rng_state(),
             }
-            if self.critic is not None:
-                state["critic"] = _state(self.critic)
-                state["critic_optimiser"] = self.critic_optimiser.state_dict()
+            if self.critic:
+                state["critic"] = bare(self.critic.network).state_dict()
+                state["critic_optimiser"] = self.critic.optimiser.state_dict()
             write_atomically(self.output / "checkpoint.pt", state)
             weights = {key: v.contiguous() for key, v in self.average.state_dict().items()}
             write_atomically(self.weights, weights)
@@ -297,12 +248,12 @@ class Run:
     def load(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint (`read_checkpoint`) stopped. Raises InputError."""
         try:
-            _bare(self.network).load_state_dict(state["network"])
+            bare(self.network).load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            if self.critic is not None:
-                _bare(self.critic).load_state_dict(state["critic"])
-                self.critic_optimiser.load_state_dict(state["critic_optimiser"])
+            if self.critic:
+                bare(self.critic.network).load_state_dict(state["critic"])
+                self.critic.optimiser.load_state_dict(state["critic_optimiser"])
         except (KeyError, RuntimeError, ValueError) as error:
             line = str(error).splitlines()[0]
             where = self.output / "checkpoint.pt"
@@ -310,15 +261,11 @@ class Run:
         torch.set_rng_state(state["random"].cpu())
         self.first = state["step"]
 
-    def start_from(self, weights: Path) -> None:
-        """Begin with the weights of a file. Raises InputError where they do not fit."""
-        values = load_weights(weights)
-        try:
-            _bare(self.network).load_state_dict(values)
-            self.average.load_state_dict(values)
-        except RuntimeError as error:
-            line = str(error).splitlines()[0]
-            raise InputError(f"{weights}: not weights of this network: {line}") from error
+    def start_from(self, origin: Path, values: dict[str, Tensor]) -> None:
+        """Begin with weights that come from `origin`. Raises ModelError where they do not fit."""
+        for network in (bare(self.network), self.average):
+            check_fit(network, values, origin)
+            network.load_state_dict(values)
 
     def pace(self, steps: int = 8) -> float:
         """Seconds of a step, the median after two to warm up. The run is spoilt by it."""
@@ -357,56 +304,31 @@ class Run:
         return {key: torch.from_numpy(v).to(self.fabric.device) for key, v in arrays.items()}
 
 
-def open_fabric(precision: str, devices: Devices) -> Fabric:
-    """Lightning Fabric on the devices, the other processes launched where there are several."""
-    several = devices.count * devices.nodes > 1
-    fabric = Fabric(
-        accelerator=devices.accelerator,
-        devices=devices.count,
-        num_nodes=devices.nodes,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        # Each device keeps the BatchNorm statistics of its own share; the first one's are saved.
-        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-    )
-    if several:
-        fabric.launch()
-    return fabric
+def learning(network: nn.Module, rates: dict[str, float]) -> dict[float, list[nn.Parameter]]:
+    """The parameters that learn, by their share of the learning rate: that of the longest name in
+    `rates` that is theirs or of a part around them, else 1. Those of share 0 are frozen. Raises
+    UsageError for a name of no part, or where nothing is left."""
+    of_name = dict(network.named_parameters())
+    for part in rates:
+        if not any(f"{name}.".startswith(f"{part}.") for name in of_name):
+            parts = dict.fromkeys(name.partition(".")[0] for name in of_name)
+            raise UsageError(f"[rates]: the network has no {part!r}{known_names(part, parts)}")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in of_name.items():
+        around = [part for part in rates if f"{name}.".startswith(f"{part}.")]
+        share = rates[max(around, key=len)] if around else 1.0
+        if not share:
+            weight.requires_grad_(False)
+        elif weight.requires_grad:
+            groups.setdefault(share, []).append(weight)
+    if not groups:
+        raise UsageError("[rates]: every part is frozen, and nothing could learn")
+    return groups
 
 
-def faster_precision(accelerator: str) -> str:
-    """bf16 where this device multiplies it at least 1.5 times as fast as fp32, else fp32.
-
-    Measured, a fraction of a second: a processor without bf16 instructions takes many times longer.
-    """
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    times = {}
-    for kind in (torch.float32, torch.bfloat16):
-        side = 4096 if device == "cuda" else 256
-        matrix = torch.ones(side, side, device=device, dtype=kind)
-        rounds = []
-        for _ in range(4):
-            begun = time.perf_counter()
-            float((matrix @ matrix)[0, 0])  # waits for the device
-            rounds.append(time.perf_counter() - begun)
-        times[kind] = min(rounds[1:])
-    return "bf16" if times[torch.float32] > 1.5 * times[torch.bfloat16] else "fp32"
-
-
-def _picture(values: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> float in [0, 1]."""
-    return (values.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def _bare(network: nn.Module | None) -> nn.Module:
-    """The module that Fabric wrapped."""
-    assert network is not None
-    inner = getattr(network, "module", network)
-    assert isinstance(inner, nn.Module)
-    return inner
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return _bare(network).state_dict()
+def _shown(output: Any) -> Any:
+    """The picture that the discriminator looks at, of what a system makes."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _every(count: int, done: int) -> bool:

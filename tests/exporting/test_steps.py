@@ -166,7 +166,7 @@ def test_bad_input_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(ModelError, match="no torch weights"):
         export(Network(TINY, checkpoint), tmp_path / "out")
     torch.save({"weight": torch.zeros(1)}, checkpoint)
-    with pytest.raises(ModelError, match=r"tiny.pth: not weights of srresnet: .* is missing"):
+    with pytest.raises(ModelError, match=r"tiny.pth: not weights of this network: .* is missing"):
         export(Network(TINY, checkpoint), tmp_path / "out")
     torch.save(build("facesr-v1").state_dict(), checkpoint)
     with pytest.raises(ModelError, match=r"is missing; they fit: facesr-v1$"):

@@ -192,7 +192,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
         assert all(torch.equal(tuned[key], first[key]) for key in kept)
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(InputError, match="not weights of this network"):
+    with pytest.raises(ModelError, match="not weights of this network"):
         run(tmp_path / "c", config=replace(CONFIG, start=str(other)))
     with pytest.raises(InputError, match="no such weights"):
         run(tmp_path / "d", config=replace(CONFIG, start=str(tmp_path / "gone.pth")))

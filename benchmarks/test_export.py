@@ -1,0 +1,148 @@
+"""Every model through `fhrt export` to an engine, with times, sizes and parities.
+
+    pytest benchmarks/test_export.py -s
+
+Prints a row of the README's table for each. Other people's networks have the seeded weights of
+../shared/reference, in the layout of the files that they publish; without it they are skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="fhrt[train] is not installed")
+pytest.importorskip("tensorrt_rtx", reason="fhrt[rtx] is not installed")
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "networks"))
+from reference import REFERENCE, seeded  # noqa: E402
+
+from fhrt.exporting.builders import EngineOptions  # noqa: E402
+from fhrt.exporting.parity import compare, of_graph  # noqa: E402
+from fhrt.exporting.precision import emulate, lower  # noqa: E402
+from fhrt.exporting.sources import Network  # noqa: E402
+from fhrt.exporting.steps import Wish, export, face_batches  # noqa: E402
+from fhrt.models import Conversion, recipe, recipes  # noqa: E402
+from fhrt.networks import gfpgan  # noqa: E402
+
+SEEDED = {  # recipe: the list of keys that its weights are drawn by
+    "gfpgan-v1.4": "gfpgan-v1-clean",
+    "realesrgan-x4plus": "rrdbnet-x4plus",
+    "realesrgan-x2plus": "rrdbnet-x2plus",
+    "realesrgan-anime-6b": "rrdbnet-x4plus-anime-6b",
+    "realesr-general-x4v3": "srvgg-general-x4v3",
+    "realesr-animevideov3": "srvgg-animevideov3",
+    "retinaface-resnet50": "retinaface-resnet50",
+    "retinaface-mobilenet0.25": "retinaface-mobilenet0.25",
+    "parsenet": "parsenet",
+    "restoreformer": "restoreformer",
+    "facesr-v1": "facesr-v1",
+    "facesr-v2": "facesr-v2",
+}
+OURS = [name for name, found in recipes().items() if found.trained_on or not found.checkpoint.files]
+ENGINE = EngineOptions("tensorrt_rtx", compute_capabilities=("75", "80", "86", "89", "120", "121"))
+FACES = REFERENCE.parent / "faces" / "test" / "256"
+needs_shared = pytest.mark.skipif(not FACES.is_dir(), reason="../shared is not here")
+
+
+def published(name: str, folder: Path, scale: float = 1.0) -> Path:
+    """Seeded weights as their authors lay them out; GFPGAN's convolutions and styles times scale"""
+    found, state = recipe(name), seeded(SEEDED[name])
+    for key in state:
+        if "modulated_conv.weight" in key or "modulation." in key:
+            state[key] = state[key] * scale
+    state = {found.checkpoint.prefix + key: value for key, value in state.items()}
+    keys = found.checkpoint.state_keys
+    path = folder / f"{name}.pth"
+    torch.save({keys[0]: state} if keys else state, path)
+    return path
+
+
+@needs_shared
+@pytest.mark.parametrize("name", sorted({*OURS} - {*SEEDED}) + sorted(SEEDED))
+def test_from_checkpoint_to_engine(name: str, tmp_path: Path) -> None:
+    checkpoint = published(name, tmp_path) if name in SEEDED else None
+    facts = export(
+        Network(recipe(name), checkpoint), tmp_path / "out", Wish("tensorrt", engine=ENGINE)
+    )
+    exact, half, engine = facts["steps"]
+    (first,), (second,) = exact["parity"].values(), half["parity"].values()
+    for step, figure in (
+        (exact, f"{first['largest']:.1e} of the range from torch"),
+        (half, f"{second['psnr']:.0f} dB to fp32"),
+        (engine, "not run"),
+    ):
+        made = {"onnx": "ONNX fp32", "fp16": "ONNX FP16", "tensorrt": "engine FP16"}[step["to"]]
+        size = f"{step['bytes'] / 1e6:.1f} MB"
+        print(f"\n| {name} | {made} | {size} | {figure} | {step['seconds']:.0f} |", end="")
+
+
+@needs_shared
+def test_gfpgan_takes_any_batch(tmp_path: Path) -> None:
+    network = Network(recipe("gfpgan-v1.4"), published("gfpgan-v1.4", tmp_path))
+    reference = network.write(tmp_path / "exact.onnx")
+    faces = list(face_batches(FACES, network.recipe, 8))
+    graph = of_graph(tmp_path / "exact.onnx")
+    for batch in (1, 2, 3, 8):
+        parity = compare(reference, graph, [np.concatenate(faces[:batch])])
+        print(f"\nbatch {batch}: {parity}", end="")
+        assert parity.largest <= 1e-4 and not parity.not_finite
+
+
+@needs_shared
+@pytest.mark.parametrize(("scale", "count"), [(1.0, 200), (8.0, 40)])
+def test_gfpgan_in_fp16_gives_the_same_faces(scale: float, count: int, tmp_path: Path) -> None:
+    found = recipe("gfpgan-v1.4")
+    exact, half, shown = (tmp_path / f"{name}.onnx" for name in ("exact", "half", "shown"))
+    Network(found, published("gfpgan-v1.4", tmp_path, scale)).write(exact)
+    lower(exact, found, "fp16", half)
+    emulate(half, shown)
+    in_fp32, in_fp16 = of_graph(exact), of_graph(shown)
+    found_psnr = []
+    for number, face in enumerate(face_batches(FACES, found, count)):
+        parity = compare(in_fp32, in_fp16, [face])
+        found_psnr.append(parity.psnr)
+        print(f"\n{scale:g} times, face {number}: {parity}", end="")
+        assert parity.psnr >= 55 and not parity.not_finite
+    assert len(found_psnr) == count
+    mean = sum(found_psnr) / count
+    print(f"\n{scale:g} times, {count} faces: {min(found_psnr):.1f} dB at least, {mean:.1f} mean")
+
+
+@needs_shared
+def test_plain_fp16_overflows_where_ours_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain: weights times style, and the sum of their squares, all in fp16, as GFPGAN's own code
+    under autocast or `.half()` computes them (Karras et al. 2020, equation 3)."""
+
+    def plain(self, x, style, enlarge=False):  # type: ignore[no-untyped-def]
+        scale = self.modulation(style)
+        if self.demodulate:
+            squares = self.weight[0].square().sum((2, 3))
+            gain = 2**0.5 * torch.rsqrt(scale.square() @ squares.T + 1e-8)
+        x = x * scale[:, :, None, None]
+        x = gfpgan._doubled(x) if enlarge else x
+        x = torch.nn.functional.conv2d(x, self.weight[0], padding=self.weight.shape[-1] // 2)
+        return x * gain[:, :, None, None] if self.demodulate else x
+
+    found = recipe("gfpgan-v1.4")
+    ours = Network(found, published("gfpgan-v1.4", tmp_path, 8.0))
+    monkeypatch.setattr(gfpgan.ModulatedConv, "forward", plain)
+    network = Network(found, tmp_path / "gfpgan-v1.4.pth")
+    face = next(iter(face_batches(FACES, found, 1)))
+    network.write(tmp_path / "plain.onnx")
+    monkeypatch.undo()
+    exact = ours.write(tmp_path / "exact.onnx")
+    in_fp32 = compare(exact, of_graph(tmp_path / "plain.onnx"), [face])
+    assert in_fp32.psnr > 80, "the same function, in fp32"
+    everything = replace(found, export=Conversion())  # nothing stays fp32
+    lower(tmp_path / "plain.onnx", everything, "fp16", tmp_path / "half.onnx")
+    emulate(tmp_path / "half.onnx", tmp_path / "shown.onnx")
+    in_fp16 = compare(exact, of_graph(tmp_path / "shown.onnx"), [face])
+    print(f"\nplain in fp32: {in_fp32}; plain in fp16: {in_fp16}")
+    assert in_fp16.not_finite
