@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from fhrt.faces import Picture
 from fhrt.restorer import Restorer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what tests keep is not to be found by whoever runs them
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="fhrt-tests-")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +43,7 @@ def damaged(astronaut: Picture) -> Picture:
 
 @pytest.fixture(scope="session")
 def restorer() -> Restorer:
-    return Restorer(device="cpu", threads=1)
+    return Restorer(device="cpu", runtime="onnx", threads=1)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,12 @@ def has_torch_weights() -> bool:
 
 
 Finds = Callable[[list[Face]], None]
+OPENVINO = pytest.param(
+    "openvino",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("openvino") is None, reason="fhrt[openvino] is not installed"
+    ),
+)
 
 
 def test_a_face_is_restored_nearer_to_the_truth(
@@ -272,6 +279,7 @@ def test_devices_are_parsed() -> None:
     scope="module",
     params=[
         "onnx",
+        OPENVINO,
         pytest.param(
             "torch",
             marks=pytest.mark.skipif(
@@ -280,8 +288,12 @@ def test_devices_are_parsed() -> None:
         ),
     ],
 )
-def session(request: pytest.FixtureRequest) -> Session:
-    return open_session("restore", "cpu", request.param, 1)
+def session(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Session]:
+    with pytest.MonkeyPatch.context() as environment:  # what OpenVINO keeps is not for the user
+        environment.setenv("FHRT_WEIGHTS", str(tmp_path_factory.mktemp("cache")))
+        yield open_session("restore", "cpu", request.param, 1)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +301,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 )
 def test_a_session_keeps_its_contract(shape: tuple[int, int, int], session: Session) -> None:
     count, height, width = shape
-    assert session.runtime in ("onnx", "torch") and session.name == "restore"
+    assert session.runtime in ("onnx", "openvino", "torch") and session.name == "restore"
     assert session.device == "cpu" and session.precision == "fp32" and session.batch_max >= 1
     assert session.sizes == (256, 384, 512)
     rng = np.random.default_rng(0)
@@ -308,10 +320,14 @@ def test_a_session_keeps_its_contract(shape: tuple[int, int, int], session: Sess
 
 
 @pytest.mark.skipif(not has_torch_weights(), reason="weights/restore.pth is not here")
-def test_the_runtimes_agree_to_a_thousandth(damaged: Picture) -> None:
+@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
+def test_the_runtimes_agree_to_a_thousandth(
+    runtime: str, damaged: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHRT_WEIGHTS", str(tmp_path))
     batch = to_batch([np.ascontiguousarray(damaged[20:276, 90:346]), damaged[200:456, 200:456]])
-    onnx, torch = (open_session("restore", "cpu", runtime, 1) for runtime in ("onnx", "torch"))
-    assert np.abs(onnx(batch) - torch(batch)).max() < 1e-3
+    session, torch = (open_session("restore", "cpu", name, 1) for name in (runtime, "torch"))
+    assert np.abs(session(batch) - torch(batch)).max() < 1e-3
 
 
 def test_the_aligned_face_fills_the_crop_that_the_session_sees(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 
@@ -10,6 +11,7 @@ EXTRAS = {
     "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich", "filelock"],
     "cpu": ["onnxruntime"],
     "gpu": ["onnxruntime-gpu"],
+    "openvino": ["openvino"],
     "rtx": ["tensorrt-rtx"],
     "demo": ["scikit-image"],
     "eval": ["matplotlib"],
@@ -31,7 +33,7 @@ def doctor() -> int:
                 continue
         found = [f"{p} {installed[p]}" for p in packages if p in installed]
         absent = [p for p in packages if p not in installed]
-        line = f"{extra:6}" + ", ".join(found)
+        line = f"{extra:9}" + ", ".join(found)
         if absent:
             line += ("  " if found else "") + f"missing: {', '.join(absent)}"
             line += (
@@ -49,8 +51,10 @@ def doctor() -> int:
 
 
 def _runtime() -> bool:
-    """Print what ONNX Runtime really opens; it lists providers that it cannot use."""
+    """Print what ONNX Runtime really opens, since it lists providers that it cannot use, and what
+    auto takes on the CPU, which is measured now where it is not remembered."""
     from fhrt.errors import FhrtError
+    from fhrt.models import recipe
     from fhrt.runtime.session import open_session
 
     for device in ("cpu", "cuda"):
@@ -61,6 +65,11 @@ def _runtime() -> bool:
             print(f"onnx on {device}: no: {error}")
             if device == "cpu":
                 return False
+    if importlib.util.find_spec("openvino") is not None:
+        from fhrt.runtime.choice import choose
+
+        choice = choose(recipe("restore"))
+        print(f"auto on cpu: {choice.runtime}, {choice.precision} ({choice.why})")
     return True
 
 

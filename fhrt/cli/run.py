@@ -75,7 +75,7 @@ def run(
         str, typer.Option(envvar="FHRT_DEVICE", help="auto, cpu or cuda:N.")
     ] = "auto",
     runtime: Annotated[
-        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx or torch.")
+        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx, openvino or torch.")
     ] = "auto",
     detector: Annotated[
         Path | None, typer.Option(envvar="FHRT_DETECTOR", help="A YuNet ONNX file of your own.")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fhrt.errors import ModelError, RuntimeMissing
+from fhrt.errors import ModelError, RuntimeMissing, first_line
 from fhrt.models import Recipe, recipe_from_metadata
-from fhrt.runtime.session import Batch
+from fhrt.runtime.session import Batch, in_parts
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
@@ -35,20 +33,26 @@ def open_graph(path: Path, device: str, index: int = 0, threads: int = 0) -> tup
         f"cuda:{index} was asked for, and onnxruntime cannot use it here: "
         "install fhrt[gpu] in place of fhrt[cpu], and see `fhrt doctor`"
     )
-    offered = PROVIDERS["cuda"] in ort.get_available_providers()
-    if device == "cuda" and not offered:
+    if device == "cuda" and not offers_cuda():
         raise missing
     wanted: list[Any] = [PROVIDERS["cpu"]]
-    if device != "cpu" and offered:
+    if device != "cpu" and offers_cuda():
         wanted.insert(0, (PROVIDERS["cuda"], {"device_id": index}))
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's own errors share no public class
-        raise ModelError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from error
+        raise ModelError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
     on_cuda = PROVIDERS["cuda"] in session.get_providers()
     if device == "cuda" and not on_cuda:
         raise missing
     return session, f"cuda:{index}" if on_cuda else "cpu"
+
+
+def offers_cuda() -> bool:
+    """Whether this onnxruntime was built for CUDA; an opened session says whether it runs there."""
+    import onnxruntime as ort
+
+    return PROVIDERS["cuda"] in ort.get_available_providers()
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -64,17 +68,17 @@ class OnnxSession:
 
     runtime = "onnx"
     precision = "fp32"
-    batch_max = 8
 
     def __init__(self, model: Recipe, device: str, index: int, threads: int) -> None:
         self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
         self._graph, self.device = open_graph(model.onnx_path(), device, index, threads)
-        self._input = self._graph.get_inputs()[0].name
+        given = self._graph.get_inputs()[0]
+        self._input = given.name
+        self.batch_max = 1 if given.shape[0] == 1 else 8  # a graph of the user's may take but one
 
     def __call__(self, batch: Batch) -> Batch:
-        output: Batch = self._graph.run(None, {self._input: np.ascontiguousarray(batch)})[0]
+        return in_parts(self._run, batch, self.batch_max)
+
+    def _run(self, batch: Batch) -> Batch:
+        output: Batch = self._graph.run(None, {self._input: batch})[0]
         return output
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from fhrt.errors import RuntimeMissing, UsageError
 from fhrt.models import Recipe, recipe
 
 Batch = NDArray[np.float32]
-RUNTIMES = ("auto", "onnx", "torch")
+RUNTIMES = ("auto", "onnx", "torch", "openvino")
 PICTURE_TASKS = ("restore", "upscale", "unmask")
 
 
@@ -40,12 +41,21 @@ class Session(Protocol):
     def __call__(self, batch: Batch) -> Batch: ...
 
 
+def in_parts(run: Callable[[Batch], Batch], batch: Batch, most: int) -> Batch:
+    """Give a batch to a graph that takes no more than `most` at once, part by part."""
+    batch = np.ascontiguousarray(batch)
+    if len(batch) <= most:
+        return run(batch)
+    return np.concatenate([run(batch[i : i + most]) for i in range(0, len(batch), most)])
+
+
 def open_session(
     model: str | Path | Recipe, device: str = "auto", runtime: str = "auto", threads: int = 0
 ) -> Session:
     """Open a model of the catalogue, or an ONNX file made by `fhrt export`.
 
-    device: auto, cpu or cuda:N. runtime: auto, onnx or torch. threads: CPU threads, 0 for all.
+    device: auto, cpu or cuda:N. runtime: onnx, torch, openvino (CPU only), or auto: onnx, or on a
+    CPU openvino where it is installed and faster (runtime.choice). threads: CPU threads, 0 for all.
     Raises UsageError for unknown words, RuntimeMissing where the device or the runtime cannot be
     had (never another one in its place), ModelError for a file that cannot be used.
     """
@@ -60,7 +70,16 @@ def open_session(
         from fhrt.runtime.torch import TorchSession
 
         return TorchSession(found, kind, index, threads)
+    if runtime == "openvino":
+        need("openvino", "openvino")
+        from fhrt.runtime.openvino import OpenVinoSession
+
+        return OpenVinoSession(found, kind, threads)
     need("onnxruntime", "cpu")
+    if runtime == "auto" and importlib.util.find_spec("openvino") is not None:
+        from fhrt.runtime.choice import open_fastest
+
+        return open_fastest(found, kind, index, threads)
     from fhrt.runtime.onnx import OnnxSession
 
     return OnnxSession(found, kind, index, threads)

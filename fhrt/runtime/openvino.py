@@ -1,0 +1,105 @@
+"""OpenVINO, on the CPU: reads the same ONNX files as ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from fhrt.errors import ModelError, UsageError
+from fhrt.models import Recipe
+from fhrt.runtime.session import Batch, in_parts
+from fhrt.weights import cache_folder
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+CONVERTER = "openvino.tools.ovc"
+
+
+class OpenVinoSession:
+    """A session over OpenVINO; see runtime.session.Session. May be called by several threads.
+
+    precision: fp32, or bf16, which is for processors that multiply it (`multiplies_bf16`): others
+    stay at fp32 or, with AVX-512 alone, emulate bf16 and take four times as long.
+    Raises UsageError for a GPU, ModelError for a file that cannot be used.
+    """
+
+    runtime = "openvino"
+    device = "cpu"
+
+    def __init__(self, model: Recipe, device: str, threads: int, precision: str = "fp32") -> None:
+        if device == "cuda":
+            raise UsageError("openvino runs on the CPU: use --device cpu, or --runtime onnx")
+        self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            # Its threads are not alone: a film's decoder and encoder work beside them. Where every
+            # core was busy, batches took 1.0 to 1.2 times as long with threads bound to cores.
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._compiled = _compile(model.onnx_path(), options)
+        real = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.precision = "bf16" if real == library().Type.bf16 else "fp32"
+
+        # a graph of the user's may take but one
+        self.batch_max = 1 if str(self._compiled.input(0).partial_shape[0]) == "1" else 8
+
+    def __call__(self, batch: Batch) -> Batch:
+        return in_parts(self._run, batch, self.batch_max)
+
+    def _run(self, batch: Batch) -> Batch:
+        # A request of its own takes 10 µs: threads do not meet in one, and what is returned, which
+        # is the request's own memory, is never written to again.
+        request = self._compiled.create_infer_request()
+        output: Batch = request.infer([batch], share_inputs=True, share_outputs=True)[0]
+        return output
+
+
+def library() -> Any:
+    """The openvino package without its converter, which we do not need: importing that sends a
+    note over the network each time, and takes as long as all the rest."""
+    if "openvino" not in sys.modules:
+        sys.modules[CONVERTER] = None  # type: ignore[assignment]  # how Python bars an import
+        try:
+            return importlib.import_module("openvino")
+        finally:
+            del sys.modules[CONVERTER]
+    return importlib.import_module("openvino")
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself (AMX, AVX-512-BF16)."""
+    return "BF16" in library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _compile(path: Path, options: dict[str, str]) -> Any:
+    """The compiled model. What OpenVINO made of it is kept in the cache, under its sha256, and one
+    process at a time writes there, since OpenVINO writes in place."""
+    core = library().Core()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        kept = cache_folder() / "openvino" / digest[:16]
+        kept.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(kept / ".lock").acquire()
+    except OSError:  # nothing can be kept there: it is compiled each time
+        return _load(core, path, options)
+    with lock:
+        return _load(core, path, options | {"CACHE_DIR": str(kept)})
+
+
+def _load(core: Any, path: Path, options: dict[str, str]) -> Any:
+    try:
+        return core.compile_model(str(path), "CPU", options)
+    except RuntimeError as error:  # the last of its lines says what it was, the others where
+        line = next((s for s in reversed(str(error).splitlines()) if s.strip()), "RuntimeError")
+        raise ModelError(f"{path}: openvino cannot load it: {line.strip()}") from error
