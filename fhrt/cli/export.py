@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from fhrt.exporting.engine import Progress
     from fhrt.exporting.sources import Source
 
 
@@ -49,6 +52,14 @@ def export(
         list[str] | None,
         typer.Option(help="A compute capability (86) that tensorrt_rtx builds for; repeatable."),
     ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="workspace=MIB, tf32, timing_cache=no, hardware=same|ampere+, version_compatible, "
+            "refit, strip; repeatable.",
+        ),
+    ] = None,
     polygraphy: Annotated[
         bool, typer.Option("--polygraphy", help="Let Polygraphy compare, too; keeps its report.")
     ] = False,
@@ -72,7 +83,7 @@ def export(
     for module in ("torch", "onnx", "onnxscript"):
         need(module, "train")
     need("onnxruntime", "cpu")
-    from fhrt.exporting.builders import EngineOptions
+    from fhrt.exporting.builders import engine_options
     from fhrt.exporting.sources import export_onnx
     from fhrt.exporting.steps import Wish
     from fhrt.exporting.steps import export as export_artifact
@@ -91,14 +102,30 @@ def export(
         return
     if half:
         raise UsageError("--half-weights is for one file, -o NAME.onnx")
-    engine = EngineOptions(library, compute_capabilities=tuple(capability or ()))
+    options = engine_options(engine or [], library, tuple(capability or ()))
     wish = Wish(
-        to, precision, faces, most, cost, calibration, batch, size, engine, polygraphy
+        to, precision, faces, most, cost, calibration, batch, size, options, polygraphy
     )  # fmt: skip
     source = _source(name, checkpoint, recipe)
     target = output / (source.recipe.name if to == "onnx" else f"{source.recipe.name}-{to}")
-    _report(export_artifact(source, target, wish))
+    with _progress() as progress:
+        facts = export_artifact(source, target, wish, progress)
+    _report(facts)
     print(target)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows on a terminal what is being done, and how far a builder is."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("", spinner="line") as status:
+
+        def show(what: str, done: int, of: int) -> None:
+            status.update(f"{what} {done}/{of}" if of else what)
+
+        yield show
 
 
 def _source(name: str, checkpoint: Path | None, recipe: Path | None) -> Source:

@@ -50,6 +50,35 @@ class EngineOptions:
 DEFAULTS = EngineOptions()
 
 
+def engine_options(
+    words: list[str], library: str = "", capabilities: tuple[str, ...] = ()
+) -> EngineOptions:
+    """Options of words NAME or NAME=VALUE, as they are written on a command line. Raises UsageError
+    for an unknown name, and for a value that is none of it.
+
+    >>> engine_options(["workspace=512", "refit", "timing_cache=no"])
+    EngineOptions(library='', workspace=512, tf32=False, timing_cache=False, hardware='', \
+version_compatible=False, refit=True, strip=False, compute_capabilities=())
+    """
+    known = {f.name: type(f.default) for f in fields(EngineOptions)}
+    del known["library"], known["compute_capabilities"]
+    values: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in known:
+            raise UsageError(f"unknown engine option {name!r}{known_names(name, known)}")
+        if known[name] is bool and text in ("", "yes", "no"):
+            values[name] = text != "no"
+        elif known[name] is int and text.isdecimal():
+            values[name] = int(text)
+        elif known[name] is str and text:
+            values[name] = text
+        else:
+            wanted = {bool: "yes or no", int: "a number", str: "a word"}[known[name]]
+            raise UsageError(f"engine option {name!r} is {wanted}, not {text!r}")
+    return EngineOptions(library, compute_capabilities=capabilities, **values)
+
+
 def find_builder(options: EngineOptions) -> tuple[Any, Gpu | None, tuple[str, ...]]:
     """The library, the GPU that is here, and the compute capabilities to build for; none of them
     for tensorrt_rtx's own choice, every GPU from Ampere on.

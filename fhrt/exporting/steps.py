@@ -17,7 +17,7 @@ from fhrt.errors import ModelError, UsageError, known_names
 from fhrt.exporting import artifact
 from fhrt.exporting.builders import DEFAULTS, EngineOptions
 from fhrt.exporting.crosscheck import capability, crosscheck
-from fhrt.exporting.engine import EngineFacts, build_engine
+from fhrt.exporting.engine import EngineFacts, Progress, build_engine
 from fhrt.exporting.int8 import CALIBRATION, quantise
 from fhrt.exporting.parity import check_parity, compare, first_departure, gate_of, of_graph
 from fhrt.exporting.precision import emulate, lower
@@ -77,32 +77,37 @@ class Wish:
         return "fp32" if self.to == "onnx" else self.to
 
 
-def export(source: Source, target: Path, wish: Wish = Wish()) -> dict[str, Any]:
-    """Write the folder `target`: model.onnx, manifest.json, card.md; returns the manifest.
+def export(
+    source: Source, target: Path, wish: Wish = Wish(), progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write the folder `target`: model.onnx, manifest.json, card.md; returns the manifest. progress
+    is told what is done, and of an engine how many steps of a phase (0 of 0: not known).
 
     Every model is run beside the one it was made of. A step that misses its gate raises ModelError,
     names the node from which on the two differ, and publishes nothing. Raises UsageError for a wish
     that cannot be met.
     """
-    recipe = source.recipe
+    recipe, say = source.recipe, progress or (lambda what, done, of: None)
     with artifact.building(target) as folder:
         exact, model = folder / "exact.onnx", folder / "model.onnx"
         inputs = {"seeded pictures": samples(recipe)}
         if wish.faces is not None:
             inputs["faces"] = list(face_batches(wish.faces, recipe, wish.most))
+        say("fp32 ONNX, compared", 0, 0)
         steps = [_exact(source, exact, inputs)]
         more: dict[str, Any] = {"precision": wish.lowest}
         if wish.lowest == "fp32":
             shutil.copyfile(exact, model)
         else:
             shown = folder / "shown.onnx"
+            say(f"{wish.lowest} ONNX, compared", 0, 0)
             steps.append(_lowered(source, wish, exact, model, shown, inputs))
             if wish.cost and wish.faces is not None:
                 more["costs"] = cost(recipe, exact, shown, wish.faces)
             shown.unlink(missing_ok=True)
         if wish.to == "tensorrt":
             profile = profile_of(recipe, wish.batch, wish.size)
-            built = _engine(model, folder / "model.engine", profile, wish.engine)
+            built = _engine(model, folder / "model.engine", profile, wish.engine, progress)
             steps.append(artifact.Step("tensorrt", built.seconds, built.bytes))
             more["engine"] = built.key
         if wish.polygraphy:
@@ -164,11 +169,17 @@ def _lowered(
     return step.finished(begun, target)
 
 
-def _engine(model: Path, target: Path, profile: Profile, options: EngineOptions) -> EngineFacts:
+def _engine(
+    model: Path,
+    target: Path,
+    profile: Profile,
+    options: EngineOptions,
+    progress: Progress | None,
+) -> EngineFacts:
     """As `build_engine`; where the graph cannot be read, the error also has what Polygraphy, if it
     is installed, finds wrong with all of it."""
     try:
-        return build_engine(model, target, profile, options)
+        return build_engine(model, target, profile, options, progress)
     except ModelError as error:
         if "cannot read" not in str(error) or not find_spec("polygraphy"):
             raise

@@ -192,7 +192,11 @@ def test_what_is_no_such_graph_is_refused_in_one_line(
     def two_at_once(model: Any) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
 
+    def unknown(model: Any) -> None:
+        model.graph.node[-1].op_type = "Sparkle"
+
     refused(second_input, "2 inputs; one")
+    refused(unknown, "onnxruntime cannot load it.*Sparkle")
     refused(two_at_once, "2 pictures at once")
     refused(lambda model: None, r"64 pixels only.*multiple = 64", TOML.replace("64", "256"))
     refused(lambda model: None, "order 'rbg'", TOML + CONTRACT.replace("bgr", "rbg"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,17 @@ onnx = pytest.importorskip("onnx", reason="fhrt[train] is not installed")
 
 from fhrt.errors import InputError, ModelError, UsageError  # noqa: E402
 from fhrt.exporting import artifact  # noqa: E402
-from fhrt.exporting.builders import EngineOptions  # noqa: E402
+from fhrt.exporting.builders import EngineOptions, engine_options  # noqa: E402
 from fhrt.exporting.parity import compare, first_departure, of_graph, of_network  # noqa: E402
 from fhrt.exporting.precision import emulate, lower  # noqa: E402
 from fhrt.exporting.sources import Network, export_onnx  # noqa: E402
 from fhrt.exporting.steps import Wish, export  # noqa: E402
 from fhrt.exporting.to_onnx import halve, trace  # noqa: E402
 from fhrt.faces import Picture  # noqa: E402
-from fhrt.models import Recipe  # noqa: E402
+from fhrt.models import Checkpoint, Recipe  # noqa: E402
 from fhrt.networks import build  # noqa: E402
 from fhrt.runtime.session import open_session  # noqa: E402
+from fhrt.weights import WeightFile  # noqa: E402
 
 OPTIONS = {"width": 16, "blocks": 2}
 TINY = Recipe(
@@ -216,3 +219,52 @@ def test_a_triton_repository_and_an_engine_are_artifacts_too(
     assert (tmp_path / "built" / "model.engine").stat().st_size == facts["steps"][-1]["bytes"]
     assert facts["engine"]["compute_capability"] == "86" and facts["precision"] == "fp16"
     assert facts["engine"]["model"] == artifact.sha256(tmp_path / "built" / "model.onnx")
+
+
+def test_published_weights_that_are_others_are_refused_and_ones_own_are_not_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHRT_WEIGHTS", str(tmp_path))
+    file = WeightFile(checkpoint.name, "https://nowhere.example/tiny.pth", "0" * 64)
+    theirs = replace(TINY, checkpoint=Checkpoint((file,)))
+    with pytest.raises(ModelError, match=r"tiny\.pth has sha256 .* is expected: it is damaged"):
+        export(Network(theirs), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    facts = export(Network(theirs, checkpoint), tmp_path / "out")
+    assert not facts["published"]
+    assert "a file of the user's, not checked" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_a_full_disk_publishes_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = Network(TINY, checkpoint)
+    monkeypatch.setattr("fhrt.exporting.artifact.os.fsync", full)
+    with pytest.raises(InputError, match="out: cannot be written: No space left on device"):
+        export(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]
+
+
+def test_engine_options_are_read_from_words() -> None:
+    with pytest.raises(UsageError, match="did you mean 'refit'"):
+        engine_options(["refti"])
+    with pytest.raises(UsageError, match="'workspace' is a number, not 'much'"):
+        engine_options(["workspace=much"])
+
+
+def test_polygraphys_report_is_kept(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("polygraphy", reason="fhrt[polygraphy] is not installed")
+    told: list[str] = []
+    export(
+        Network(TINY, checkpoint),
+        tmp_path / "out",
+        Wish("fp16", polygraphy=True),
+        lambda what, done, of: told.append(what),
+    )
+    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())["polygraphy"]
+    assert facts["pairs"]["exact, converted"]["passed"]
+    assert (tmp_path / "out" / "polygraphy" / "comparison.log").stat().st_size > 100
+    assert told == ["fp32 ONNX, compared", "fp16 ONNX, compared"]
