@@ -2,8 +2,10 @@
 
     pytest benchmarks/test_export.py -s
 
-Prints a row of the README's table for each. Other people's networks have the seeded weights of
-../shared/reference, in the layout of the files that they publish; without it they are skipped.
+Prints a row of the README's table for each: ONNX fp32, its largest difference from torch over the
+range of the output, ONNX FP16, its PSNR to fp32, engine FP16, seconds of the three. Other people's
+networks have the seeded weights of ../shared/reference, laid out as they publish them; without it
+they are skipped.
 """
 
 from __future__ import annotations
@@ -69,16 +71,16 @@ def test_from_checkpoint_to_engine(name: str, tmp_path: Path) -> None:
     facts = export(
         Network(recipe(name), checkpoint), tmp_path / "out", Wish("tensorrt", engine=ENGINE)
     )
-    exact, half, engine = facts["steps"]
+    exact, half, _ = facts["steps"]
     (first,), (second,) = exact["parity"].values(), half["parity"].values()
-    for step, figure in (
-        (exact, f"{first['largest']:.1e} of the range from torch"),
-        (half, f"{second['psnr']:.0f} dB to fp32"),
-        (engine, "not run"),
-    ):
-        made = {"onnx": "ONNX fp32", "fp16": "ONNX FP16", "tensorrt": "engine FP16"}[step["to"]]
-        size = f"{step['bytes'] / 1e6:.1f} MB"
-        print(f"\n| {name} | {made} | {size} | {figure} | {step['seconds']:.0f} |", end="")
+    sizes = [f"{step['bytes'] / 1e6:.1f} MB" for step in facts["steps"]]
+    seconds = " + ".join(f"{step['seconds']:.0f}" for step in facts["steps"])
+    print(
+        f"\n| {name} | {sizes[0]} | {first['largest']:.0e} "
+        f"| {sizes[1]} | {second['psnr']:.0f} dB | "
+        f"{sizes[2]} | {seconds} |",
+        end="",
+    )
 
 
 @needs_shared
@@ -94,7 +96,7 @@ def test_gfpgan_takes_any_batch(tmp_path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(("scale", "count"), [(1.0, 200), (8.0, 40)])
+@pytest.mark.parametrize(("scale", "count"), [(1.0, 200), (8.0, 20)])
 def test_gfpgan_in_fp16_gives_the_same_faces(scale: float, count: int, tmp_path: Path) -> None:
     found = recipe("gfpgan-v1.4")
     exact, half, shown = (tmp_path / f"{name}.onnx" for name in ("exact", "half", "shown"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run_app(arguments: list[str]) -> int:
     from fhrt.errors import FhrtError
 
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # an error is one line, and it is ours
+    warnings.formatwarning = lambda message, *_: f"fhrt: {message}\n"
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
@@ -65,7 +67,7 @@ def run_app(arguments: list[str]) -> int:
 def _app() -> typer.Typer:
     import typer
 
-    from fhrt.cli import data, demo, doctor, evaluate, export, models, run, train
+    from fhrt.cli import bench, data, demo, doctor, evaluate, export, models, run, train
 
     app = typer.Typer(
         name="fhrt",
@@ -90,6 +92,7 @@ def _app() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.command("doctor")(doctor.doctor)
     app.command("eval")(evaluate.evaluate)
+    app.command("bench")(bench.bench)
     app.command("train")(train.train)
     app.command("export")(export.export)
     app.add_typer(data.data, name="data")

@@ -1,0 +1,124 @@
+"""What the machine can do at most, through the same runtime, device and threads as the networks: a
+product of matrices (FLOP/s) and a copy (bytes/s), measured in the rounds of what they judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fhrt.bench.timing import alternate
+
+COPIED = 16 * 2**20  # float32 values: 64 MiB, more than caches hold
+COPIES = 2
+CPU_PRODUCTS = ((256, 64), (512, 16), (1024, 4), (2048, 1))  # side, times
+GPU_PRODUCTS = ((2048, 64), (4096, 16), (8192, 4))
+TRIED = 3
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """call does `work`, in FLOP or in bytes that are read or written."""
+
+    call: Callable[[], object]
+    work: float
+
+
+def fastest_product(
+    device: str = "cpu", index: int = 0, threads: int = 0, precision: str = "fp32"
+) -> Ceiling:
+    """`open_product` at the side that gives most FLOP/s here: which one that is depends on caches
+    and threads. Raises as it does."""
+    found = [
+        open_product(device, index, threads, precision, side, times)
+        for side, times in (GPU_PRODUCTS if device == "cuda" else CPU_PRODUCTS)
+    ]
+    taken = alternate({str(i): ceiling.call for i, ceiling in enumerate(found)}, TRIED)
+    rates = [ceiling.work / min(taken[str(i)].wall) for i, ceiling in enumerate(found)]
+    return found[rates.index(max(rates))]
+
+
+def open_product(
+    device: str = "cpu",
+    index: int = 0,
+    threads: int = 0,
+    precision: str = "fp32",
+    side: int = 256,
+    times: int = 64,
+) -> Ceiling:
+    """Square matrices multiplied one after the other, 2·side³ FLOP each; those of 256 stay in the
+    cache of a core. On a CPU they are fp32, on a GPU of the precision given (fp16, else fp32, which
+    ONNX Runtime multiplies as TF32 where it can). Only one number goes in and comes out. Raises as
+    `runtime.onnx.open_graph`, RuntimeMissing without the onnx package."""
+
+    def build(helper: Any, types: Any) -> list[Any]:
+        half = device == "cuda" and precision == "fp16"
+        kind = types.FLOAT16 if half else types.FLOAT
+        nodes = [
+            helper.make_node("Expand", ["value", "shape"], ["single"]),
+            helper.make_node("Cast", ["single"], ["m0"], to=kind),
+        ]
+        for i in range(times):
+            nodes.append(helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]))
+        return [*nodes, helper.make_node("Cast", [f"m{times}"], ["last"], to=types.FLOAT)]
+
+    run = _graph(build, (side, side), device, index, threads)
+    # 1 / side everywhere: every product is the same matrix again, nothing grows or underflows
+    value = np.full((1, 1), 1 / side, np.float32)
+    return Ceiling(lambda: run({"value": value}), 2.0 * side**3 * times)
+
+
+def open_copy(device: str = "cpu", index: int = 0, threads: int = 0) -> Ceiling:
+    """64 MiB of float32 read and written with the sign turned, twice, with what it takes to make
+    them and to look at them. Raises as `open_product`."""
+
+    def build(helper: Any, types: Any) -> list[Any]:
+        nodes = [helper.make_node("Expand", ["value", "shape"], ["c0"])]
+        for i in range(COPIES):
+            last = "last" if i + 1 == COPIES else f"c{i + 1}"
+            nodes.append(helper.make_node("Neg" if i % 2 else "Abs", [f"c{i}"], [last]))
+        return nodes
+
+    run = _graph(build, (COPIED // 4096, 4096), device, index, threads)
+    value = np.ones((1, 1), np.float32)
+    passes = 2 * COPIES + 2  # Expand writes once, ReduceMax reads once
+    return Ceiling(lambda: run({"value": value}), 4.0 * COPIED * passes)
+
+
+def _graph(
+    build: Callable[[Any, Any], list[Any]],
+    shape: tuple[int, int],
+    device: str,
+    index: int,
+    threads: int,
+) -> Callable[[dict[str, Any]], Any]:
+    """A session over the nodes that `build` makes from `value` (1, 1) and `shape` up to `last`."""
+    import tempfile
+    from pathlib import Path
+
+    from fhrt.runtime.onnx import open_graph
+    from fhrt.runtime.session import need
+
+    need("onnx", "bench")
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        *build(helper, TensorProto),
+        helper.make_node("ReduceMax", ["last"], ["most"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "ceiling",
+        [helper.make_tensor_value_info("value", TensorProto.FLOAT, [1, 1])],
+        [helper.make_tensor_value_info("most", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.array(shape, np.int64), "shape")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ceiling.onnx"
+        onnx.save(model, str(path))
+        session, _ = open_graph(path, device, index, threads)
+    return lambda given: session.run(None, given)

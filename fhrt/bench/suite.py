@@ -1,0 +1,235 @@
+"""All of a run, in order: what the gate compares, latencies, the whole and its stages, peers,
+scaling, counts, memory, quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fhrt.bench import memory, quality, scaling, scenes, steady, whole
+from fhrt.bench.cases import Gap, Setup, batch_of, open_setup, plan, shapes
+from fhrt.bench.ceiling import Ceiling, fastest_product, open_copy
+from fhrt.bench.counts import count_graph, count_path
+from fhrt.bench.machine import describe
+from fhrt.bench.timing import alternate, ratio
+from fhrt.errors import FhrtError, RuntimeMissing
+from fhrt.quality.protocols import files_of
+from fhrt.runtime.session import need, parse_device
+
+PARTS = ("gate", "networks", "whole", "peers", "scaling", "memory")
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure. models, runtimes, precisions, devices, batches, sizes: see `cases.plan` and
+    `cases.shapes`; empty for the usual ones. threads: CPU threads, 0 for all. rounds: of short
+    calls; a group of calls begins no new round after `most` seconds. frames: of the film. parts:
+    what of PARTS is measured. compiled: whether torch.compile is
+    tried. seeded: whether the weights mean nothing. quick: fewer points of the curves."""
+
+    models: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    threads: int = 0
+    rounds: int = 20
+    most: float = 20.0
+    frames: int = 24
+    parts: tuple[str, ...] = PARTS
+    compiled: bool = True
+    seeded: bool = False
+    quick: bool = False
+    artifacts: Path = Path("artifacts")
+    data: Path | None = None
+    embedder: Path | None = None
+    niqe: Path | None = None
+
+
+def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Results:
+    """Measure; the results, as results.json holds them. say: is told what is being done. Raises
+    UsageError for unknown words, RuntimeMissing without what a bench needs, ModelError for a model
+    file that is none, InputError for data without pictures."""
+    for module in ("onnx", "onnxruntime", "skimage"):
+        need(module, "bench")
+    if options.data is not None and not (options.data / "256").is_dir():
+        files_of(options.data)  # said before minutes of work
+    machine = describe(options.threads)
+    say("opening")
+    setups, gaps = plan(
+        options.models, options.runtimes, options.precisions, options.devices, options.artifacts
+    )
+    if not setups:
+        raise RuntimeMissing(f"nothing can be measured here: {gaps[0].reason}")
+    rows = steady_rows(options, setups, say) if "gate" in options.parts else []
+    found: dict[str, Any] = {}
+    if "networks" in options.parts:
+        measured, missing = _network_rows(options, setups, say)
+        rows, gaps = rows + measured, gaps + missing
+    fp32 = [s for s in setups if s.precision == "fp32"]
+    path = [s for s in fp32 if whole.restores(s) and s.device == "cpu" and s.runtime == "onnx"][:1]
+    if "whole" in options.parts:
+        say("photographs")
+        rows += whole.photo_rows(setups, options.threads, options.rounds, options.most)
+        for setup in path:
+            say("films")
+            rounds = max(3, options.rounds // 5)
+            measured, missing = whole.film_rows(setup, options.frames, options.threads, rounds)
+            rows, gaps = rows + measured, gaps + missing
+    if "peers" in options.parts:
+        for device in dict.fromkeys(setup.device for setup in fp32):
+            say(f"peers on {device}")
+            same = [s for s in fp32 if s.device == device and s.name == fp32[0].name]
+            measured, missing = whole.peer_rows(
+                same, options.threads, options.rounds, options.most, options.compiled
+            )
+            rows, gaps = rows + measured, gaps + missing
+    if "scaling" in options.parts:
+        for setup in path:
+            say("scaling")
+            rounds = max(3, options.rounds // 2)
+            found["scaling"] = scaling.measure(setup, options.threads, rounds, options.quick)
+    if options.data is not None and not options.seeded:
+        say("quality")
+        scores, missing = quality.score(
+            setups, options.data, options.threads, options.embedder, options.niqe
+        )
+        gaps += missing
+        found["quality"] = scores
+    return {
+        "machine": machine,
+        "seeded": options.seeded,
+        "rows": rows,
+        "counts": _counts(setups, path) if "gate" in options.parts else {},
+        **found,
+        "gaps": [gap.__dict__ for gap in gaps],
+    }
+
+
+def steady_rows(
+    options: Options, setups: Sequence[Setup], say: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """The rows that the gate compares (see `steady`)."""
+    say("what the gate compares")
+    rows = steady.network_rows(setups, options.rounds)
+    if model := path_model(setups):
+        rows += steady.path_rows(model, options.rounds)
+    return rows
+
+
+def path_model(setups: Sequence[Setup]) -> str:
+    """The model that the main path is measured with: the first one that fits, "" for none."""
+    fits = (s.model for s in setups if whole.restores(s) and s.key.endswith(" onnx fp32 cpu"))
+    return next(fits, "")
+
+
+def _network_rows(
+    options: Options, setups: Sequence[Setup], say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[Gap]]:
+    """Every setup at every shape; those of a model, device and shape, and the ceilings, in turn."""
+    rows: list[dict[str, Any]] = []
+    gaps: list[Gap] = []
+    for name, device in dict.fromkeys((setup.name, setup.device) for setup in setups):
+        same = [s for s in setups if (s.name, s.device) == (name, device)]
+        kind, index = parse_device(device)
+        sessions = {s.key: open_setup(s, options.threads) for s in same}
+        copy = open_copy(kind, index, options.threads)
+        products: dict[str, Ceiling] = {}
+        for word in dict.fromkeys(_multiplied(setup) for setup in same):
+            products[word] = fastest_product(kind, index, options.threads, word)
+        most = min(session.batch_max for session in sessions.values())
+        for batch, side in shapes(same[0], most, options.batches, options.sizes):
+            say(f"{name} on {device}, {batch}×{side}")
+            given = batch_of(batch, side)
+            calls: dict[str, Callable[[], object]] = {
+                s.key: partial(sessions[s.key], given) for s in same
+            }
+            calls |= {f"product {word}": product.call for word, product in products.items()}
+            times = alternate(calls | {"copy": copy.call}, options.rounds, options.most)
+            for setup in same:
+                row: dict[str, Any] = {
+                    "kind": "network",
+                    "key": f"network {setup.key} {batch}×{side}",
+                    "setup": setup.key,
+                    "model": setup.name,
+                    "runtime": setup.runtime,
+                    "precision": setup.precision,
+                    "computes": sessions[setup.key].precision,
+                    "device": sessions[setup.key].device,
+                    "batch": batch,
+                    "size": side,
+                    **times[setup.key].figures(),
+                }
+                row["ms"] = 1000 * row["p50"] / batch
+                word = _multiplied(setup)
+                ceilings = (
+                    (products[word], times[f"product {word}"].wall),
+                    (copy, times["copy"].wall),
+                )
+                for part in (
+                    partial(_share, setup, (batch, 3, side, side), times[setup.key].wall, ceilings),
+                    partial(_memory, setup, batch, side, options),
+                ):
+                    try:
+                        row |= part()
+                    except FhrtError as error:
+                        gaps.append(Gap(f"figures of {row['key']}", str(error)))
+                rows.append(row)
+    return rows, gaps
+
+
+def _multiplied(setup: Setup) -> str:
+    """The precision of the product of matrices that a setup is compared with: on a GPU the ceiling
+    of fp16 is another one."""
+    on_gpu = setup.device != "cpu"
+    return "fp16" if on_gpu and setup.precision == "fp16" else "fp32"
+
+
+def _share(
+    setup: Setup,
+    shape: tuple[int, ...],
+    wall: list[float],
+    ceilings: Sequence[tuple[Ceiling, list[float]]],
+) -> dict[str, float]:
+    """What a call computes and moves, the two ceilings, and its share of each. Raises as
+    `count_graph`."""
+    work = count_graph(setup.file, shape)
+    (product, multiplying), (copy, copying) = ceilings
+    return {
+        **work.figures(),
+        "flops_per_second": product.work / median(multiplying),
+        "bytes_per_second": copy.work / median(copying),
+        "share": work.flops / product.work / ratio(wall, multiplying),
+        "share_of_copy": work.bytes / copy.work / ratio(wall, copying),
+    }
+
+
+def _memory(setup: Setup, batch: int, side: int, options: Options) -> dict[str, float]:
+    """Peak memory and energy, where asked for. Raises RuntimeMissing."""
+    if "memory" not in options.parts:
+        return {}
+    call = [setup.model, setup.runtime, setup.precision, setup.device, str(options.artifacts)]
+    return memory.measure({"call": call, "batch": batch, "side": side, "threads": options.threads})
+
+
+def _counts(setups: Sequence[Setup], path: Sequence[Setup]) -> dict[str, dict[str, int]]:
+    """Of every file at one picture of its smallest size, and of the main path for eight pictures of
+    four faces, with one thread: exact, and compared by the gate."""
+    found: dict[str, dict[str, int]] = {}
+    for setup in setups:
+        side = shapes(setup, 1, [1])[0][1]
+        key = f"{setup.name} {setup.precision} 1×{side}"
+        if key not in found:
+            found[key] = count_graph(setup.file, (1, 3, side, side)).figures()
+    for setup in path:
+        with steady.one_thread():
+            restorer = whole.restorer_of(setup, threads=1)
+            pictures = [scenes.four_faces() for _ in range(8)]
+            found[f"path {setup.name}"] = count_path(restorer, pictures)
+    return found

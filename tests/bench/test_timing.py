@@ -1,0 +1,77 @@
+"""Turns, percentiles, and time that does not count what neighbours took."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fhrt.bench.machine import describe, line, usable_cores
+from fhrt.bench.timing import LEAST_ROUNDS, alternate, ratio
+
+
+def test_calls_take_turns_and_every_second_round_runs_backwards() -> None:
+    seen: list[str] = []
+    calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
+    times = alternate(calls, 4, warm=1)
+    assert "".join(seen) == "abc" + "abc" + "cba" + "abc" + "cba"
+    assert [len(times[name].wall) for name in "abc"] == [4, 4, 4]
+
+
+def test_no_round_begins_past_the_limit_once_the_least_are_done() -> None:
+    times = alternate({"slow": lambda: time.sleep(0.02)}, 100, most=0.05, warm=0)
+    assert len(times["slow"].wall) == LEAST_ROUNDS
+
+
+def test_figures_are_numpys_percentiles_of_the_wall_clock() -> None:
+    naps = iter([0.001, 0.001, 0.03, 0.001, 0.001])
+    times = alternate({"nap": lambda: time.sleep(next(naps))}, 5, warm=0)["nap"]
+    figures = times.figures()
+    assert figures["p50"] == pytest.approx(sorted(times.wall)[2])
+    assert figures["p99"] == pytest.approx(np.percentile(times.wall, 99))
+    assert 0.001 <= figures["least"] <= figures["p50"] < 0.03 <= max(times.wall)
+    assert figures["rounds"] == 5
+
+
+def test_a_ratio_is_of_the_same_round() -> None:
+    # both are three times as slow in half of the rounds, as with a neighbour
+    assert ratio([2.0, 6.0, 2.0, 6.0], [1.0, 3.0, 1.0, 3.0]) == 2.0
+
+
+def test_a_sleep_counts_as_busy_and_waiting_for_a_core_does_not() -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux says how long a thread waited")
+
+    def work() -> float:
+        return float(sum(i * i for i in range(300_000)))
+
+    burning = "import time\nend = time.time() + 20\nwhile time.time() < end: pass"
+    neighbours = [
+        subprocess.Popen([sys.executable, "-c", burning]) for _ in range(2 * usable_cores())
+    ]
+    try:
+        time.sleep(0.5)
+        calls = {"work": work, "nap": lambda: time.sleep(0.03)}
+        times = alternate(calls, 11)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    wall, busy, cpu = (
+        np.median(v) for v in (times["work"].wall, times["work"].busy, times["work"].cpu)
+    )
+    assert wall > 1.3 * cpu, "the neighbours took nothing"
+    assert busy == pytest.approx(cpu, rel=0.25)
+    assert np.median(times["nap"].busy) >= 0.029
+
+
+def test_the_machine_is_said_in_one_line_with_its_threads_flags_and_load() -> None:
+    found = describe(threads=1)
+    assert found["threads"] == 1 and found["cores"] == usable_cores()
+    assert found["kind"] == found["kind"].lower() and "/" not in found["kind"]
+    text = line(found)
+    assert "\n" not in text and "1 thread on" in text and found["date"] in text
+    assert f"numpy {np.__version__}" in text
