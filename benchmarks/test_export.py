@@ -52,10 +52,11 @@ needs_shared = pytest.mark.skipif(not FACES.is_dir(), reason="../shared is not h
 
 
 def published(name: str, folder: Path, scale: float = 1.0) -> Path:
-    """Seeded weights as their authors lay them out; GFPGAN's convolutions and styles times scale"""
+    """Seeded weights as their authors lay them out; of GFPGAN, the style codes, what modulates by
+    them and the modulated convolutions, each times `scale`."""
     found, state = recipe(name), seeded(SEEDED[name])
     for key in state:
-        if "modulated_conv.weight" in key or "modulation." in key:
+        if any(part in key for part in ("modulated_conv.", "final_linear.")):
             state[key] = state[key] * scale
     state = {found.checkpoint.prefix + key: value for key, value in state.items()}
     keys = found.checkpoint.state_keys

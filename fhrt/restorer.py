@@ -61,11 +61,11 @@ class _Clock:
 class Restorer:
     """Finds and restores the faces of pictures.
 
-    model: a name of `fhrt models`, or the path of an ONNX file made by `fhrt export`.
-    scale: 1, 2 or 4, output size over input size. device: auto, cpu or cuda:N. runtime: auto, onnx,
-    openvino or torch. detector: a YuNet ONNX file to use in place of the bundled detector.
-    threshold: least score of a face, None for the detector's own. threads: CPU threads, 0 for all.
-    group: frames whose faces are restored together.
+    model: a name of `fhrt models`, or what `fhrt export` made: an ONNX file, a folder.
+    scale: 1, 2 or 4, output size over input size. device: auto, cpu or cuda:N. runtime: see
+    `fhrt.runtime.session.open_session`. detector: a YuNet ONNX file to use in place of the bundled
+    detector. threshold: least score of a face, None for the detector's own. threads: CPU threads,
+    0 for all. group: frames whose faces are restored together.
 
     Raises UsageError for words it does not know, RuntimeMissing where a device or runtime that was
     asked for cannot be had, ModelError for a model or detector file that cannot be used.

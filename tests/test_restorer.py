@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 
 import fhrt
-from fhrt.errors import FhrtError, InputError, ModelError, RuntimeMissing, UsageError
+from fhrt.errors import InputError, ModelError, RuntimeMissing, UsageError
 from fhrt.faces import TEMPLATE, Face, Picture, choose_side, crop_matrix, enlarge
-from fhrt.models import recipe
 from fhrt.quality.metrics import psnr
 from fhrt.restorer import Restorer, to_batch, to_pictures
-from fhrt.runtime.session import Session, open_session, parse_device
+from fhrt.runtime.session import parse_device
 
 GREY = np.full((80, 96, 3), 128, np.uint8)
 # The astronaut's face as people would mark it, in its 512×512 picture.
@@ -29,20 +27,7 @@ def face(landmarks: np.ndarray = LANDMARKS) -> Face:
     return Face(np.concatenate([low, high]).astype(np.float32), landmarks.astype(np.float32), 0.9)
 
 
-def has_torch_weights() -> bool:
-    try:
-        return recipe("restore").weights_path().is_file()
-    except FhrtError:
-        return False
-
-
 Finds = Callable[[list[Face]], None]
-OPENVINO = pytest.param(
-    "openvino",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("openvino") is None, reason="fhrt[openvino] is not installed"
-    ),
-)
 
 
 def test_a_face_is_restored_nearer_to_the_truth(
@@ -273,61 +258,6 @@ def test_devices_are_parsed() -> None:
     assert parse_device("cpu") == ("cpu", 0)
     assert parse_device("cuda") == ("cuda", 0)
     assert parse_device("cuda:12") == ("cuda", 12)
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        "onnx",
-        OPENVINO,
-        pytest.param(
-            "torch",
-            marks=pytest.mark.skipif(
-                not has_torch_weights(), reason="weights/restore.pth is not here"
-            ),
-        ),
-    ],
-)
-def session(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Session]:
-    with pytest.MonkeyPatch.context() as environment:  # what OpenVINO keeps is not for the user
-        environment.setenv("FHRT_WEIGHTS", str(tmp_path_factory.mktemp("cache")))
-        yield open_session("restore", "cpu", request.param, 1)
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 256, 256), (3, 256, 256), (1, 384, 384), (1, 512, 512), (3, 96, 160), (2, 16, 48)]
-)
-def test_a_session_keeps_its_contract(shape: tuple[int, int, int], session: Session) -> None:
-    count, height, width = shape
-    assert session.runtime in ("onnx", "openvino", "torch") and session.name == "restore"
-    assert session.device == "cpu" and session.precision == "fp32" and session.batch_max >= 1
-    assert session.sizes == (256, 384, 512)
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width] / 40
-    smooth = 0.5 + 0.3 * np.sin(x)[None, None] * np.cos(y) + 0 * rng.random((count, 3, 1, 1))
-    batch = (smooth + rng.normal(0, 0.05, smooth.shape)).clip(0, 1).astype(np.float32)
-    before = batch.copy()
-    output = session(batch)
-    assert output.shape == (count, 3, height * session.scale, width * session.scale)
-    assert output.dtype == np.float32 and np.isfinite(output).all()
-    assert output.min() > -0.5 and output.max() < 1.5
-    assert np.abs(output - batch).mean() < 0.2  # RGB in, RGB out, in the same range
-    assert np.array_equal(batch, before)
-    if count > 1:  # what else is in the batch changes nothing
-        assert np.abs(session(batch[1:2]) - output[1:2]).max() < 1e-4
-
-
-@pytest.mark.skipif(not has_torch_weights(), reason="weights/restore.pth is not here")
-@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
-def test_the_runtimes_agree_to_a_thousandth(
-    runtime: str, damaged: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FHRT_WEIGHTS", str(tmp_path))
-    batch = to_batch([np.ascontiguousarray(damaged[20:276, 90:346]), damaged[200:456, 200:456]])
-    session, torch = (open_session("restore", "cpu", name, 1) for name in (runtime, "torch"))
-    assert np.abs(session(batch) - torch(batch)).max() < 1e-3
 
 
 def test_the_aligned_face_fills_the_crop_that_the_session_sees(

@@ -10,12 +10,15 @@ import sys
 EXTRAS = {
     "base": ["numpy", "opencv-python-headless", "pillow", "av", "typer", "rich", "filelock"],
     "cpu": ["onnxruntime"],
-    "gpu": ["onnxruntime-gpu"],
+    "gpu": ["onnxruntime-gpu", "cuda-python", "nvidia-cuda-nvrtc"],
     "openvino": ["openvino"],
+    "tensorrt": ["tensorrt"],
     "rtx": ["tensorrt-rtx"],
+    "polygraphy": ["polygraphy"],
     "demo": ["scikit-image"],
     "eval": ["matplotlib"],
     "train": ["torch", "lightning-fabric", "tensorboard", "onnx", "onnxscript"],
+    "bench": ["pytest-benchmark"],
 }
 
 
@@ -46,6 +49,7 @@ def doctor() -> int:
             "install one"
         )
     ready = _runtime()
+    _gpu()
     _models()
     return 0 if ready else 1
 
@@ -71,6 +75,57 @@ def _runtime() -> bool:
         choice = choose(recipe("restore"))
         print(f"auto on cpu: {choice.runtime}, {choice.precision} ({choice.why})")
     return True
+
+
+def _gpu() -> None:
+    """Print what there is for a GPU, and what each part of it lacks."""
+    from fhrt.errors import FhrtError, RuntimeMissing
+    from fhrt.runtime.engine_library import EXTRAS as LIBRARIES
+    from fhrt.runtime.engine_library import open_library
+    from fhrt.runtime.gpu import CUDA, find_gpu
+    from fhrt.runtime.session import open_session
+
+    gpu = find_gpu()
+    if gpu is None:
+        print(f"gpu: none: {CUDA} of an NVIDIA driver is not here, or sees no GPU")
+    else:
+        capability = gpu.compute_capability / 10
+        print(f"gpu: {gpu.name}, compute capability {capability}, driver {gpu.driver}")
+    try:
+        _kernels(gpu.compute_capability if gpu else 0)
+    except RuntimeMissing as error:
+        print(f"kernels: no: {error}")
+    for name in LIBRARIES:
+        try:
+            library = open_library(name)
+            can = "runs engines" if gpu else "builds engines; running them needs a GPU"
+            print(
+                f"{name}: {library.__version__}, {can if name != 'tensorrt' or gpu else 'no GPU'}"
+            )
+        except RuntimeMissing as error:
+            print(f"{name}: no: {error}")
+    if gpu is None:
+        return
+    for runtime in ("onnx-tensorrt", "torch"):
+        try:
+            session = open_session("restore", "cuda", runtime)
+            print(f"{runtime} on cuda: works ({session.device}, {session.precision})")
+        except FhrtError as error:
+            print(f"{runtime} on cuda: no: {error}")
+
+
+def _kernels(capability: int) -> None:
+    """Compile the kernels for the GPU that is here, or for one like an L4."""
+    from fhrt.cuda.compile import kernels_for
+    from fhrt.cuda.launch import Gpu
+
+    arch = f"sm_{capability or 89}"
+    size = len(kernels_for(arch))
+    if capability:
+        Gpu()
+        print(f"kernels: compiled for {arch} ({size} bytes) and loaded")
+    else:
+        print(f"kernels: compile for {arch} ({size} bytes); nothing here runs them")
 
 
 def _models() -> None:

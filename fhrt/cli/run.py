@@ -66,7 +66,11 @@ def run(
         typer.Option("-o", "--output", help="A file, a folder, or - for stdout."),
     ] = None,
     model: Annotated[
-        str, typer.Option(envvar="FHRT_MODEL", help="A name of `fhrt models`, or an ONNX file.")
+        str,
+        typer.Option(
+            envvar="FHRT_MODEL",
+            help="A name of `fhrt models`, an ONNX file, or an artifact's folder.",
+        ),
     ] = "restore",
     scale: Annotated[
         Scale, typer.Option(envvar="FHRT_SCALE", help="Output size over input size.")
@@ -75,7 +79,10 @@ def run(
         str, typer.Option(envvar="FHRT_DEVICE", help="auto, cpu or cuda:N.")
     ] = "auto",
     runtime: Annotated[
-        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx, openvino or torch.")
+        str,
+        typer.Option(
+            envvar="FHRT_RUNTIME", help="auto, onnx, onnx-tensorrt, openvino, torch, tensorrt."
+        ),
     ] = "auto",
     detector: Annotated[
         Path | None, typer.Option(envvar="FHRT_DETECTOR", help="A YuNet ONNX file of your own.")

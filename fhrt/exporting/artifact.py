@@ -60,6 +60,7 @@ def manifest(
             continue
     return {
         "name": recipe.name,
+        "recipe": recipe.metadata(),
         "recipe_sha256": hashlib.sha256(metadata).hexdigest(),
         "licence": recipe.licence,
         "commercial": recipe.commercial,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fhrt.errors import RuntimeMissing, UsageError, first_line, known_names
+from fhrt.errors import RuntimeMissing, UsageError, known_names
+from fhrt.runtime.engine_library import open_library
 from fhrt.runtime.gpu import Gpu, find_gpu
 
-EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}  # the extra of fhrt that installs each
-OLDEST = (10, 12)  # tensorrt
 OLDEST_GPU = 75  # compute capability: Turing
 HARDWARE = ("", "same", "ampere+")
 
@@ -107,28 +105,6 @@ def find_builder(options: EngineOptions) -> tuple[Any, Gpu | None, tuple[str, ..
     return trt, gpu, (str(gpu.compute_capability),)
 
 
-def open_library(wanted: str = "") -> Any:
-    """The module `tensorrt` where it can be imported, else `tensorrt_rtx`, or the wanted one.
-
-    Raises UsageError for another name, RuntimeMissing with the line that installs it.
-    """
-    if wanted and wanted not in EXTRAS:
-        raise UsageError(f"unknown engine library {wanted!r}{known_names(wanted, EXTRAS)}")
-    names = [wanted] if wanted else list(EXTRAS)
-    lacking = []
-    for name in names:
-        try:
-            module = importlib.import_module(name)
-        except (ImportError, OSError) as error:  # also where only a library of it is missing
-            lacking.append(f"{name} cannot be imported ({first_line(error)})")
-            continue
-        if name == "tensorrt" and _version(module) < OLDEST:
-            raise RuntimeMissing(f"tensorrt {module.__version__} is too old; 10.12 is needed")
-        return module
-    lines = " or ".join(f"pip install 'fhrt[{EXTRAS[name]}]'" for name in names)
-    raise RuntimeMissing(f"{', '.join(lacking)}; {lines} adds it")
-
-
 def _capabilities(trt: Any, gpu: Gpu | None, options: EngineOptions) -> tuple[str, ...]:
     """For tensorrt_rtx: what to build for, after a look at what it has."""
     for name in ("hardware", "version_compatible"):
@@ -152,7 +128,3 @@ def _capabilities(trt: Any, gpu: Gpu | None, options: EngineOptions) -> tuple[st
             f"{gpu.compute_capability}); it does on {', '.join(known)}"
         )
     return (str(gpu.compute_capability),)
-
-
-def _version(trt: Any) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", trt.__version__)[:2])

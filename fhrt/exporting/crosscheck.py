@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from fhrt.errors import InputError, ModelError, RuntimeMissing, UsageError, first_line
-from fhrt.exporting.builders import EXTRAS, EngineOptions, open_library
+from fhrt.exporting.builders import EngineOptions
 from fhrt.exporting.engine import build_engine
 from fhrt.exporting.parity import spans
 from fhrt.exporting.profile import Profile, Sizes
+from fhrt.runtime.engine_library import EXTRAS, open_library
 from fhrt.runtime.gpu import find_gpu
 from fhrt.runtime.onnx import open_graph
 

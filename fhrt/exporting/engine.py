@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fhrt.exporting.artifact import sha256
 from fhrt.exporting.builders import DEFAULTS, EngineOptions, find_builder
 from fhrt.exporting.profile import Profile, spelt
 from fhrt.pictures import write_atomically
+from fhrt.runtime.engine_library import listener as open_listener
 from fhrt.runtime.gpu import Gpu
 from fhrt.weights import cache_folder
 
@@ -55,7 +55,7 @@ def build_engine(
     begun = time.monotonic()
     key = engine_key(onnx, profile, options)
     trt, gpu, capabilities = find_builder(options)
-    listener = _listener(trt)
+    listener = open_listener(trt)
     listener.heard.clear()
     try:
         builder = trt.Builder(listener)
@@ -181,31 +181,6 @@ def _timing_cache(trt: Any, gpu: Gpu | None) -> Path | None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / f"timing-{of}.cache"
-
-
-@cache
-def _listener(trt: Any) -> Any:
-    """The logger of this process: the library keeps the first that it is given for good."""
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.heard: list[tuple[bool, str]] = []  # whether it is an error, what was said
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.heard.append((severity != trt.ILogger.WARNING, message))
-
-        def reason(self) -> str:
-            """The first error; the others follow from it."""
-            errors = [message for error, message in self.heard if error]
-            return _one_line(errors[0]) if errors else "it gives no reason"
-
-        def warning(self, words: str) -> str:
-            """The first message with these words; "" without one."""
-            return next((_one_line(line) for _, line in self.heard if words in line), "")
-
-    return Listener()
 
 
 def _monitor(trt: Any, progress: Progress | None) -> Any:

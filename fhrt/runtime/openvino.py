@@ -34,6 +34,7 @@ class OpenVinoSession:
         if device == "cuda":
             raise UsageError("openvino runs on the CPU: use --device cpu, or --runtime onnx")
         self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
+        self._multiple = model.multiple
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -51,7 +52,7 @@ class OpenVinoSession:
         self.batch_max = 1 if str(self._compiled.input(0).partial_shape[0]) == "1" else 8
 
     def __call__(self, batch: Batch) -> Batch:
-        return in_parts(self._run, batch, self.batch_max)
+        return in_parts(self._run, batch, self.batch_max, self._multiple)
 
     def _run(self, batch: Batch) -> Batch:
         # A request of its own takes 10 µs: threads do not meet in one, and what is returned, which

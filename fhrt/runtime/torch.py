@@ -1,4 +1,4 @@
-"""PyTorch, eager fp32: the reference that other runtimes are compared with."""
+"""PyTorch: eager fp32 is the reference that other runtimes are compared with."""
 
 from __future__ import annotations
 
@@ -8,28 +8,48 @@ from typing import Any
 import torch
 from torch import nn
 
-from fhrt.errors import ModelError, RuntimeMissing
+from fhrt.errors import ModelError, RuntimeMissing, UsageError, known_names
 from fhrt.models import Recipe, recipes
 from fhrt.networks import build
 from fhrt.networks.inception import Inception
 from fhrt.networks.lpips import AlexFeatures
 from fhrt.networks.srvgg import blend
-from fhrt.runtime.session import Batch, parse_device
+from fhrt.runtime.session import Batch, in_parts, parse_device
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchSession:
-    """A session over the network and the weights of a recipe; see runtime.session.Session."""
+    """A session over the network and the weights of a recipe; see runtime.session.Session.
+
+    precision: fp32, or on a GPU fp16 or bf16, by autocast, which leaves fp32 what a network wants
+    so. compiled: on a GPU, torch.compile with CUDA graphs; each new shape takes it a minute or so.
+    Raises UsageError for either on a CPU, RuntimeMissing without the GPU, ModelError for weights
+    that do not fit.
+    """
 
     runtime = "torch"
-    precision = "fp32"
     batch_max = 8
 
-    def __init__(self, model: Recipe, device: str, index: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Recipe,
+        device: str,
+        index: int,
+        threads: int,
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
         self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
+        if precision not in DTYPES:
+            known = known_names(precision, DTYPES)
+            raise UsageError(f"torch has no precision {precision!r}{known}")
         if device == "cuda" and index >= torch.cuda.device_count():
             raise RuntimeMissing(f"cuda:{index} was asked for, and torch sees no such GPU here")
         on_cuda = device != "cpu" and torch.cuda.is_available()
-        self.device = f"cuda:{index}" if on_cuda else "cpu"
+        if not on_cuda and (precision != "fp32" or compiled):
+            raise UsageError("torch runs fp32, eagerly, on a CPU; anything else needs a GPU")
+        self.device, self.precision = f"cuda:{index}" if on_cuda else "cpu", precision
         if threads:
             torch.set_num_threads(threads)
         network = build(model.network, **model.options)
@@ -38,12 +58,28 @@ class TorchSession:
         except RuntimeError as error:
             line = str(error).splitlines()[0]
             raise ModelError(f"{model.weights_path()}: not weights of it: {line}") from error
-        self._network = network.eval().to(self.device)
+        network.eval().to(self.device)
+        if on_cuda:
+            nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+        self._network: Any = torch.compile(network, mode="reduce-overhead") if compiled else network
+        self._multiple = model.multiple
+
+    def __call__(self, batch: Batch) -> Batch:
+        return in_parts(self._run, batch, self.batch_max, self._multiple)
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> Batch:
-        output: Batch = self._network(torch.from_numpy(batch).to(self.device)).cpu().numpy()
-        return output
+    def _run(self, batch: Batch) -> Batch:
+        given = torch.from_numpy(batch)
+        if self.device == "cpu":
+            output: Batch = self._network(given).numpy()
+            return output
+        given = given.to(self.device, memory_format=torch.channels_last)
+        lower = torch.autocast("cuda", DTYPES[self.precision], self.precision != "fp32")
+        # cuDNN would take TF32 for fp32
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), lower:
+            made = self._network(given)
+        copied: Batch = made.float().contiguous().cpu().numpy()
+        return copied
 
 
 class TorchFeatures:

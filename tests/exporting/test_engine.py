@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from tensorrt_standin import NAMES, PLAN, TENSORRT, standin
 
 from fhrt.errors import InputError, ModelError, RuntimeMissing, UsageError
 from fhrt.exporting import builders, engine
-from fhrt.exporting.builders import EngineOptions, open_library
+from fhrt.exporting.builders import EngineOptions
 from fhrt.exporting.engine import build_engine, engine_key
 from fhrt.exporting.engine_cache import engine_for, engine_path
 from fhrt.exporting.profile import Profile, parse_sizes, profile_of
-from fhrt.models import recipe
+from fhrt.models import Conversion, recipe
 from fhrt.runtime import gpu
+from fhrt.runtime.engine_library import open_library
 
 L4 = gpu.Gpu("NVIDIA L4", 89, "580.65.06")
 RTX = EngineOptions(library="tensorrt_rtx")
@@ -381,7 +383,9 @@ def test_a_builder_that_does_not_start_is_reported(
 def test_without_a_library_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(RuntimeMissing, match=r"'fhrt\[gpu\]' or pip install 'fhrt\[rtx\]' adds it"):
+    with pytest.raises(
+        RuntimeMissing, match=r"'fhrt\[tensorrt\]' or pip install 'fhrt\[rtx\]' adds it"
+    ):
         open_library()
     with pytest.raises(RuntimeMissing, match=r"pip install 'fhrt\[rtx\]' adds it"):
         open_library("tensorrt_rtx")
@@ -475,7 +479,7 @@ def test_a_profile_is_read_and_checked() -> None:
         lambda: profile_of(restore, "many"),
         lambda: profile_of(restore, size="250"),
         lambda: profile_of(unmask, size="512"),
-        lambda: profile_of(recipe("detector")),
+        lambda: profile_of(replace(recipe("detector"), export=Conversion())),
     ):
         with pytest.raises(UsageError):
             call()
