@@ -52,11 +52,11 @@ needs_shared = pytest.mark.skipif(not FACES.is_dir(), reason="../shared is not h
 
 
 def published(name: str, folder: Path, scale: float = 1.0) -> Path:
-    """Seeded weights as their authors lay them out; of GFPGAN, the style codes, what modulates by
-    them and the modulated convolutions, each times `scale`."""
+    """Seeded weights as their authors lay them out; of GFPGAN, the modulated convolutions and the
+    layers that make their styles, each times `scale`."""
     found, state = recipe(name), seeded(SEEDED[name])
     for key in state:
-        if any(part in key for part in ("modulated_conv.", "final_linear.")):
+        if "modulated_conv." in key:
             state[key] = state[key] * scale
     state = {found.checkpoint.prefix + key: value for key, value in state.items()}
     keys = found.checkpoint.state_keys
@@ -97,7 +97,7 @@ def test_gfpgan_takes_any_batch(tmp_path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(("scale", "count"), [(1.0, 200), (8.0, 20)])
+@pytest.mark.parametrize(("scale", "count"), [(1.0, 200), (8.0, 20), (16.0, 20)])
 def test_gfpgan_in_fp16_gives_the_same_faces(scale: float, count: int, tmp_path: Path) -> None:
     found = recipe("gfpgan-v1.4")
     exact, half, shown = (tmp_path / f"{name}.onnx" for name in ("exact", "half", "shown"))
@@ -121,7 +121,8 @@ def test_plain_fp16_overflows_where_ours_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain: weights times style, and the sum of their squares, all in fp16, as GFPGAN's own code
-    under autocast or `.half()` computes them (Karras et al. 2020, equation 3)."""
+    under autocast or `.half()` computes them (Karras et al. 2020, equation 3). At 8 times these
+    weights it holds (66 dB), at 16 times the sums pass 65504."""
 
     def plain(self, x, style, enlarge=False):  # type: ignore[no-untyped-def]
         scale = self.modulation(style)
@@ -134,7 +135,7 @@ def test_plain_fp16_overflows_where_ours_does_not(
         return x * gain[:, :, None, None] if self.demodulate else x
 
     found = recipe("gfpgan-v1.4")
-    ours = Network(found, published("gfpgan-v1.4", tmp_path, 8.0))
+    ours = Network(found, published("gfpgan-v1.4", tmp_path, 16.0))
     monkeypatch.setattr(gfpgan.ModulatedConv, "forward", plain)
     network = Network(found, tmp_path / "gfpgan-v1.4.pth")
     face = next(iter(face_batches(FACES, found, 1)))
@@ -148,4 +149,5 @@ def test_plain_fp16_overflows_where_ours_does_not(
     emulate(tmp_path / "half.onnx", tmp_path / "shown.onnx")
     in_fp16 = compare(exact, of_graph(tmp_path / "shown.onnx"), [face])
     print(f"\nplain in fp32: {in_fp32}; plain in fp16: {in_fp16}")
-    assert in_fp16.not_finite
+    # what overflows is a sum of squares, and the gain that it gives is 0: finite, and wrong
+    assert in_fp16.psnr < 40 or in_fp16.not_finite

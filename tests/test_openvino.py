@@ -321,7 +321,7 @@ def test_another_machine_release_model_or_number_of_threads_is_measured(
     assert len(measured) == 2
     other = tmp_path / "cpuinfo"
     other.write_text("processor : 0\nmodel name\t: Abacus 3000\n")
-    monkeypatch.setattr(choosing, "PROCESSORS", other)
+    monkeypatch.setattr("fhrt.runtime.cpu.PROCESSORS", other)
     choose()
     assert len(measured) == 3
     monkeypatch.setattr(choosing, "version", lambda name: "2031.1")

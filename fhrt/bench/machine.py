@@ -7,17 +7,11 @@ import importlib.metadata
 import os
 import platform
 import re
-from pathlib import Path
 from typing import Any
 
+from fhrt.runtime.cpu import find_processor, usable_cores
 from fhrt.runtime.gpu import find_gpu
 
-PROCESSORS = Path("/proc/cpuinfo")
-# what a network's arithmetic can use, as Linux names it, weakest first
-FLAGS = (
-    "asimd", "sve", "i8mm", "bf16", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
-    "amx_tile", "amx_bf16", "amx_int8",
-)  # fmt: skip
 SETS = ("amx_tile", "avx512f", "avx2", "sve", "asimd")  # what names the machine, best first
 PACKAGES = (
     "fhrt", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -25,16 +19,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def describe(threads: int = 0) -> dict[str, Any]:
     """Processor, cores, instruction sets, GPU, versions, date (UTC) and load at this moment. kind:
     what results are filed under and compared by."""
-    name, flags = _processor()
+    name, flags = find_processor()
     cores, gpu = usable_cores(), find_gpu()
     best = next((flag for flag in SETS if flag in flags), platform.machine())
     words = gpu.name if gpu else f"{name} {cores} cores {best}"
@@ -80,18 +68,3 @@ def line(found: dict[str, Any]) -> str:
     if found["load"] is not None:
         parts.append(f"load {found['load']:.2f} at the start")
     return "; ".join(parts)
-
-
-def _processor() -> tuple[str, list[str]]:
-    """Its name, and those of FLAGS that it has (where /proc/cpuinfo lists them)."""
-    try:
-        lines = PROCESSORS.read_text(encoding="utf-8").splitlines()
-    except OSError:  # Windows, macOS
-        return platform.processor() or platform.machine(), []
-    fields = {}
-    for text in reversed(lines):  # the first processor's win
-        key, _, value = text.partition(":")
-        fields[key.strip().lower()] = value.strip()
-    have = (fields.get("flags") or fields.get("features") or "").split()
-    name = fields.get("model name") or fields.get("hardware") or platform.machine()
-    return name, [flag for flag in FLAGS if flag in have]

@@ -15,11 +15,11 @@ import numpy as np
 
 from fhrt.bench import scenes
 from fhrt.bench.cases import Setup
-from fhrt.bench.machine import usable_cores
 from fhrt.bench.timing import alternate
 from fhrt.bench.whole import restorer_of
 from fhrt.errors import RuntimeMissing
 from fhrt.pictures import encode_picture
+from fhrt.runtime.cpu import usable_cores
 from fhrt.video.stream import restore_video
 
 FACES = (1, 2, 4, 8, 16)

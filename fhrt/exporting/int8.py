@@ -68,5 +68,9 @@ def quantise(source: Path, recipe: Recipe, inputs: Sequence[np.ndarray], target:
                     "QuantizeBias": False,
                 },
             )
+            made = onnx.load(str(target))
+            del made.metadata_props[:]  # the quantiser adds notes of its own
+            onnx.helper.set_model_props(made, recipe.metadata())
+            onnx.save(made, str(target))
         except Exception as error:  # the quantiser's errors share no class
             raise ModelError(f"{recipe.name}: cannot be made int8: {first_line(error)}") from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from fhrt.errors import ModelError, UsageError, known_names
 from fhrt.exporting import artifact
-from fhrt.exporting.builders import DEFAULTS, EngineOptions
+from fhrt.exporting.builders import DEFAULTS, EngineOptions, find_builder
 from fhrt.exporting.crosscheck import capability, crosscheck
 from fhrt.exporting.engine import EngineFacts, Progress, build_engine
 from fhrt.exporting.int8 import CALIBRATION, quantise
@@ -88,6 +88,9 @@ def export(
     that cannot be met.
     """
     recipe, say = source.recipe, progress or (lambda what, done, of: None)
+    if wish.to == "tensorrt":  # what cannot be had is said before minutes of work
+        profile = profile_of(recipe, wish.batch, wish.size)
+        find_builder(wish.engine)
     with artifact.building(target) as folder:
         exact, model = folder / "exact.onnx", folder / "model.onnx"
         inputs = {"seeded pictures": samples(recipe)}
@@ -106,7 +109,6 @@ def export(
                 more["costs"] = cost(recipe, exact, shown, wish.faces)
             shown.unlink(missing_ok=True)
         if wish.to == "tensorrt":
-            profile = profile_of(recipe, wish.batch, wish.size)
             built = _engine(model, folder / "model.engine", profile, wish.engine, progress)
             steps.append(artifact.Step("tensorrt", built.seconds, built.bytes))
             more["engine"] = built.key

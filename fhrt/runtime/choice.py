@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -26,6 +24,7 @@ from filelock import FileLock
 from fhrt.errors import FhrtError, InputError
 from fhrt.models import Recipe
 from fhrt.pictures import write_atomically
+from fhrt.runtime.cpu import find_processor, usable_cores
 from fhrt.runtime.onnx import OnnxSession, offers_cuda
 from fhrt.runtime.openvino import OpenVinoSession, multiplies_bf16
 from fhrt.runtime.session import Batch, Session
@@ -34,7 +33,6 @@ from fhrt.weights import cache_folder
 GATE = 45.0  # dB between OpenVINO and ONNX Runtime on seeded pictures, for a range of 1
 FASTER = 1.05  # less may be chance
 SECONDS = 1.0  # for each runtime, or two passes where those take longer
-PROCESSORS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -103,23 +101,9 @@ def _key(path: Path, threads: int) -> dict[str, Any]:
         "model": model,
         "onnxruntime": onnxruntime.__version__,
         "openvino": version("openvino"),
-        "processor": _processor(),
-        "threads": threads or _usable(),
+        "processor": find_processor()[0],
+        "threads": threads or usable_cores(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = PROCESSORS.read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):  # Windows, macOS; some ARM systems
-        return platform.processor() or platform.machine()
-
-
-def _usable() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _read(note: Path, key: dict[str, Any]) -> Choice | None:

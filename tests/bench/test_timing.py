@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from fhrt.bench.machine import describe, line, usable_cores
+from fhrt.bench.machine import describe, line
 from fhrt.bench.timing import LEAST_ROUNDS, alternate, ratio
+from fhrt.runtime.cpu import usable_cores
 
 
 def test_calls_take_turns_and_every_second_round_runs_backwards() -> None:

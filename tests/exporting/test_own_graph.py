@@ -169,6 +169,8 @@ def test_int8_takes_its_ranges_from_pictures_and_says_what_it_costs(
     assert facts["costs"]["n"] == 4
     kinds = [n.op_type for n in onnx.load(str(tmp_path / "out" / "model.onnx")).graph.node]
     assert kinds.count("QuantizeLinear") > 10 and kinds.count("Conv") > 10
+    session = open_session(str(tmp_path / "out"), "cpu", "onnx", 1)
+    assert session.name == "their" and session(np.zeros((1, 3, 256, 256), np.float32)).any()
 
 
 def test_what_is_no_such_graph_is_refused_in_one_line(
