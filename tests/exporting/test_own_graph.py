@@ -148,7 +148,7 @@ def test_int8_takes_its_ranges_from_pictures_and_says_what_it_costs(
         Image.fromarray(face).save(folder / f"{number}.png")
     path = written(TOML.replace("[64]", "[256]").replace("64", "16").replace("[16]", "[256]"))
     program = torch.onnx.export(
-        build("restore").eval(),
+        Theirs().network.eval(),
         (torch.zeros(2, 3, 96, 96),),
         dynamo=True,
         dynamic_shapes=(
@@ -165,12 +165,12 @@ def test_int8_takes_its_ranges_from_pictures_and_says_what_it_costs(
     facts = export(source(path), tmp_path / "out", wish)
     exact, low = facts["steps"]
     assert low["to"] == "int8" and low["bytes"] < 0.45 * exact["bytes"]
-    assert 25 < low["parity"]["fp32, faces"]["psnr"] <= 200
+    assert 25 < low["parity"]["fp32, faces"]["psnr"] < 80
     assert facts["costs"]["n"] == 4
     kinds = [n.op_type for n in onnx.load(str(tmp_path / "out" / "model.onnx")).graph.node]
     assert kinds.count("QuantizeLinear") > 10 and kinds.count("Conv") > 10
     session = open_session(str(tmp_path / "out"), "cpu", "onnx", 1)
-    assert session.name == "their" and session(np.zeros((1, 3, 256, 256), np.float32)).any()
+    assert session.name == "their" and session(np.full((1, 3, 256, 256), 0.5, np.float32)).any()
 
 
 def test_what_is_no_such_graph_is_refused_in_one_line(
