@@ -13,6 +13,8 @@ def build(name: str, **options: Any) -> nn.Module:
     """A network with fresh weights, by the name that recipes use. Raises ModelError."""
     from fhrt.errors import ModelError, known_names
     from fhrt.networks import facesr
+    from fhrt.networks.arcface import ArcFace
+    from fhrt.networks.codeformer import CodeFormer
     from fhrt.networks.detector import Detector
     from fhrt.networks.gfpgan import GFPGAN
     from fhrt.networks.landmarks import Landmarks
@@ -41,6 +43,8 @@ def build(name: str, **options: Any) -> nn.Module:
         "retinaface": RetinaFace,
         "parsenet": ParseNet,
         "restoreformer": RestoreFormer,
+        "arcface": ArcFace,
+        "codeformer": CodeFormer,
     }
     if name not in networks:
         raise ModelError(f"no network {name!r}{known_names(name, networks)}")
