@@ -229,7 +229,7 @@ def test_json_is_one_object_a_file_with_its_schema(
         (["run", "{photo}", "--model", "restor"], "did you mean 'restore'"),
         (["run", "{photo}", "--model", "detector"], "no network from picture to picture"),
         (["run", "{photo}", "--device", "gpu"], "auto, cpu, cuda:N"),
-        (["run", "{photo}", "--runtime", "onxx"], "auto, onnx, torch"),
+        (["run", "{photo}", "--runtime", "onxx"], "auto, onnx, onnx-tensorrt, torch"),
         (["run", "{photo}", "--devise", "cpu"], "--devise"),
         (["run", "{photo}", "-j", "0"], "greater than or equal to 1"),
         (["run", "{photo}", "-o", "x.xyz"], "no picture format for '.xyz'"),
