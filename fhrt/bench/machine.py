@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import re
 from typing import Any
 
+from fhrt.exporting.artifact import versions
 from fhrt.runtime.cpu import find_processor, usable_cores
 from fhrt.runtime.gpu import find_gpu
 
@@ -26,12 +26,6 @@ def describe(threads: int = 0) -> dict[str, Any]:
     cores, gpu = usable_cores(), find_gpu()
     best = next((flag for flag in SETS if flag in flags), platform.machine())
     words = gpu.name if gpu else f"{name} {cores} cores {best}"
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "kind": slug(words),
         "processor": name,
@@ -40,7 +34,7 @@ def describe(threads: int = 0) -> dict[str, Any]:
         "flags": flags,
         "gpu": {"name": gpu.name, "driver": gpu.driver} if gpu else None,
         "system": platform.platform(),
-        "versions": versions,
+        "versions": versions(PACKAGES),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }

@@ -13,8 +13,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of Python, and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def manifest(
     recipe: Recipe, sources: list[Path], published: bool, steps: list[Step], **more: Any
 ) -> dict[str, Any]:
     """What manifest.json holds. published: whether the sources are the recipe's own, checked
     against their checksums where those are known, or files of the user's."""
     metadata = json.dumps(recipe.metadata(), sort_keys=True).encode()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "name": recipe.name,
         "recipe": recipe.metadata(),
@@ -66,7 +69,7 @@ def manifest(
         "commercial": recipe.commercial,
         "made_of": {path.name: sha256(path) for path in sources},
         "published": published,
-        "versions": versions,
+        "versions": versions(PACKAGES),
         "machine": platform.platform(),
         "steps": [asdict(step) for step in steps],
         **more,
