@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fhrt.errors import ModelError
 from fhrt.faces import Face, Picture, crop, landmark_crop_matrix
+from fhrt.layout import fill_planes, to_batch
 from fhrt.models import recipe
 from fhrt.runtime.session import need, parse_device
 
@@ -77,10 +78,9 @@ class BundledDetector:
         rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         scaled = cv2.resize(picture, (columns, rows), interpolation=how)
-        canvas = np.full((1, 3, -(-rows // 32) * 32, -(-columns // 32) * 32), 0.5, np.float32)
-        np.multiply(
-            scaled.transpose(2, 0, 1), np.float32(1 / 255), out=canvas[0, :, :rows, :columns]
-        )
+        canvas = np.empty((1, 3, -(-rows // 32) * 32, -(-columns // 32) * 32), np.float32)
+        canvas[:, :, rows:] = canvas[:, :, :, columns:] = 0.5
+        fill_planes(scaled, canvas[0, :, :rows, :columns])
         maps = self._finder.run(None, {"input": canvas})
         found = np.concatenate(
             [decode(m[0], s, self.threshold) for m, s in zip(maps, STRIDES, strict=True)]
@@ -98,8 +98,7 @@ class BundledDetector:
             if not len(landmarks):
                 break
             matrices = [landmark_crop_matrix(points, side) for points in landmarks]
-            crops = np.stack([crop(picture, m, side) for m in matrices])
-            batch = crops.transpose(0, 3, 1, 2).astype(np.float32) / 255
+            batch = to_batch([crop(picture, m, side) for m in matrices])
             places = self._refiner.run(None, {"input": batch})[0] * side - 0.5
             inverse = [cv2.invertAffineTransform(m) for m in matrices]
             landmarks = np.stack(

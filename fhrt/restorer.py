@@ -20,6 +20,7 @@ import numpy as np
 from fhrt.detect import open_detector
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Face, Matrix, Picture, choose_side, crop, crop_matrix, enlarge, paste
+from fhrt.layout import to_batch, to_pictures
 from fhrt.runtime.session import Session, open_session
 
 SCALES = (1, 2, 4)
@@ -173,15 +174,3 @@ def check_picture(picture: Picture) -> None:
     shape, kind = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if kind != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(f"a picture is a uint8 array (H, W, 3); this one is {kind} {shape}")
-
-
-def to_batch(pictures: list[Picture]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Pictures of one size -> float32 (N, 3, H, W) in [0, 1]."""
-    stacked = np.stack(pictures).transpose(0, 3, 1, 2)
-    return np.multiply(stacked, np.float32(1 / 255), order="C")
-
-
-def to_pictures(batch: np.ndarray[Any, np.dtype[np.float32]]) -> list[Picture]:
-    """float32 (N, 3, H, W) in [0, 1] -> pictures, rounded and clipped."""
-    values = np.clip(batch * 255 + 0.5, 0, 255).astype(np.uint8)
-    return list(np.ascontiguousarray(values.transpose(0, 2, 3, 1)))

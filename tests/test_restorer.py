@@ -13,8 +13,9 @@ import pytest
 import fhrt
 from fhrt.errors import InputError, ModelError, RuntimeMissing, UsageError
 from fhrt.faces import TEMPLATE, Face, Picture, choose_side, crop_matrix, enlarge
+from fhrt.layout import to_batch, to_pictures
 from fhrt.quality.metrics import psnr
-from fhrt.restorer import Restorer, to_batch, to_pictures
+from fhrt.restorer import Restorer
 from fhrt.runtime.session import parse_device
 
 GREY = np.full((80, 96, 3), 128, np.uint8)
@@ -204,6 +205,7 @@ def test_pictures_survive_the_way_into_a_batch_and_back() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(to_pictures(batch), pictures, strict=True))
     beyond = np.array([-0.5, 1.5, 0.5 + 0.4 / 255], np.float32).reshape(1, 3, 1, 1)
     assert to_pictures(beyond)[0].ravel().tolist() == [0, 255, 128]
+    assert not to_pictures(np.full((1, 3, 9, 33), np.nan, np.float32))[0].any()
 
 
 def test_the_gpu_that_is_not_there_is_an_error_and_no_way_to_the_cpu() -> None:

@@ -10,7 +10,7 @@ from emulator import Emulator
 from fhrt.cuda.launch import crop_faces, paste_faces
 from fhrt.errors import UsageError
 from fhrt.faces import Picture, crop, enlarge, paste
-from fhrt.restorer import to_batch, to_pictures
+from fhrt.layout import to_batch, to_pictures
 
 KINDS = (np.float16, np.float32)
 pytestmark = pytest.mark.skipif(
