@@ -47,7 +47,7 @@ def open_detector(
 
 
 class BundledDetector:
-    """The two networks of fhrt's own, in ONNX Runtime."""
+    """The two networks of fhrt's own, in ONNX Runtime: finder and refiner."""
 
     def __init__(self, device: str, threads: int, threshold: float) -> None:
         need("onnxruntime", "cpu")
@@ -55,10 +55,10 @@ class BundledDetector:
 
         kind, index = parse_device(device)
         self.threshold = threshold
-        self._finder, _ = open_graph(recipe("detector").onnx_path(), kind, index, threads)
+        self.finder, _ = open_graph(recipe("detector").onnx_path(), kind, index, threads)
         refiner = recipe("landmarks")
         self._refine_side = refiner.sizes[0]
-        self._refiner, _ = open_graph(refiner.onnx_path(), kind, index, threads)
+        self.refiner, _ = open_graph(refiner.onnx_path(), kind, index, threads)
 
     def __call__(self, picture: Picture) -> list[Face]:
         """Faces in uint8 (H, W, 3) RGB, best score first."""
@@ -81,7 +81,7 @@ class BundledDetector:
         canvas = np.empty((1, 3, -(-rows // 32) * 32, -(-columns // 32) * 32), np.float32)
         canvas[:, :, rows:] = canvas[:, :, :, columns:] = 0.5
         fill_planes(scaled, canvas[0, :, :rows, :columns])
-        maps = self._finder.run(None, {"input": canvas})
+        maps = self.finder.run(None, {"input": canvas})
         found = np.concatenate(
             [decode(m[0], s, self.threshold) for m, s in zip(maps, STRIDES, strict=True)]
         )
@@ -99,7 +99,7 @@ class BundledDetector:
                 break
             matrices = [landmark_crop_matrix(points, side) for points in landmarks]
             batch = to_batch([crop(picture, m, side) for m in matrices])
-            places = self._refiner.run(None, {"input": batch})[0] * side - 0.5
+            places = self.refiner.run(None, {"input": batch})[0] * side - 0.5
             inverse = [cv2.invertAffineTransform(m) for m in matrices]
             landmarks = np.stack(
                 [p @ m[:, :2].T + m[:, 2] for p, m in zip(places, inverse, strict=True)]

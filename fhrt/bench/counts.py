@@ -7,12 +7,15 @@ import tempfile
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from fhrt.errors import ModelError
+from fhrt.detect import BundledDetector
+from fhrt.errors import ModelError, UsageError
 from fhrt.faces import Picture
+from fhrt.models import recipe
 from fhrt.restorer import Restorer
 from fhrt.runtime.session import Batch, Session, need
 
@@ -122,6 +125,32 @@ def count_path(restorer: Restorer, pictures: list[Picture]) -> dict[str, int]:
     }
 
 
+def count_networks(restorer: Restorer, picture: Picture, file: Path) -> dict[str, int]:
+    """FLOPs of the networks in each stage (detect, restore) of a picture, at the shapes that they
+    are given; file: the graph that the session runs. Raises UsageError for a detector of the user's
+    own, whose graph is not known, and as `count_graph`."""
+    detect = restorer.detect
+    if not isinstance(detect, BundledDetector):
+        raise UsageError("the FLOPs of a detector of the user's own are not known")
+    places = (
+        ("restore", restorer, "session", file),
+        ("detect", detect, "finder", recipe("detector").onnx_path()),
+        ("detect", detect, "refiner", recipe("landmarks").onnx_path()),
+    )
+    flops: Counter[str] = Counter()
+    with ExitStack() as back:
+        noted = []
+        for stage, owner, name, path in places:
+            inner = getattr(owner, name)
+            noted.append((stage, path, _Noting(inner)))
+            back.callback(setattr, owner, name, inner)
+            setattr(owner, name, noted[-1][2])
+        restorer.restore(picture)
+    for stage, path, noting in noted:
+        flops[stage] += sum(count_graph(path, shape).flops for shape in noting.shapes)
+    return dict(flops)
+
+
 def _traced(call: Callable[[], object]) -> tuple[int, int]:
     tracemalloc.start()
     try:
@@ -135,6 +164,25 @@ def _traced(call: Callable[[], object]) -> tuple[int, int]:
     finally:
         tracemalloc.stop()
     return most - before, left - held
+
+
+class _Noting:
+    """A session, or an onnxruntime session, that notes the shapes it is given."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __call__(self, batch: Batch) -> Any:
+        self.shapes.append(batch.shape)
+        return self._inner(batch)
+
+    def run(self, names: Any, given: dict[str, Batch]) -> Any:
+        self.shapes += [array.shape for array in given.values()]
+        return self._inner.run(names, given)
 
 
 class _Counting:

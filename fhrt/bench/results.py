@@ -44,7 +44,14 @@ PEERS = (
     ("agrees, dB", "agrees", 1, 1),
     ("peak MB", "host_bytes", 1e-6, 0),
 )
-WHOLE = (("ms p50", "p50", 1e3, 1), ("p95", "p95", 1e3, 1), ("peak MB", "host_bytes", 1e-6, 0))
+WHOLE = (
+    ("ms p50", "p50", 1e3, 1),
+    ("p95", "p95", 1e3, 1),
+    ("peak MB", "host_bytes", 1e-6, 0),
+    ("share of the ceiling", "share", 1, 2),
+    ("of detect", "share detect", 1, 2),
+    ("of restore", "share restore", 1, 2),
+)
 
 
 def write(folder: Path, results: dict[str, Any]) -> list[Path]:

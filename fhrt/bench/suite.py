@@ -28,9 +28,10 @@ Results = dict[str, Any]
 class Options:
     """What to measure. models, runtimes, precisions, devices, batches, sizes: see `cases.plan` and
     `cases.shapes`; empty for the usual ones. threads: CPU threads, 0 for all. rounds: of short
-    calls; a group of calls begins no new round after `most` seconds. frames: of the film. parts:
-    what of PARTS is measured. compiled: whether torch.compile is
-    tried. seeded: whether the weights mean nothing. quick: fewer points of the curves."""
+    calls; a group of calls begins no new round after `most` seconds. frames: of the film that is
+    timed. long: of the one whose memory is measured. parts: what of PARTS is measured. compiled:
+    whether torch.compile is tried. seeded: whether the weights mean nothing. quick: fewer points of
+    the curves."""
 
     models: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class Options:
     rounds: int = 20
     most: float = 20.0
     frames: int = 24
+    long: int = 640
     parts: tuple[str, ...] = PARTS
     compiled: bool = True
     seeded: bool = False
@@ -80,8 +82,11 @@ def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Result
         for setup in path:
             say("films")
             rounds = max(3, options.rounds // 5)
-            measured, missing = whole.film_rows(setup, options.frames, options.threads, rounds)
+            measured, missing = whole.film_rows(
+                setup, options.frames, options.long, options.threads, rounds
+            )
             rows, gaps = rows + measured, gaps + missing
+        gaps.append(Gap("a server, and clients of it", "fhrt has none yet"))
     if "peers" in options.parts:
         for device in dict.fromkeys(setup.device for setup in fp32):
             say(f"peers on {device}")
@@ -201,13 +206,15 @@ def _share(
     `count_graph`."""
     work = count_graph(setup.file, shape)
     (product, multiplying), (copy, copying) = ceilings
-    return {
+    found = {
         **work.figures(),
         "flops_per_second": product.work / median(multiplying),
         "bytes_per_second": copy.work / median(copying),
-        "share": work.flops / product.work / ratio(wall, multiplying),
         "share_of_copy": work.bytes / copy.work / ratio(wall, copying),
     }
+    if setup.precision != "int8":  # whose products no product of floats is a ceiling of
+        found["share"] = work.flops / product.work / ratio(wall, multiplying)
+    return found
 
 
 def _memory(setup: Setup, batch: int, side: int, options: Options) -> dict[str, float]:

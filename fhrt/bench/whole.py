@@ -8,14 +8,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
-
-import numpy as np
 
 from fhrt.bench import memory, scenes
 from fhrt.bench.cases import Gap, Setup
+from fhrt.bench.ceiling import fastest_product
+from fhrt.bench.counts import count_networks
 from fhrt.bench.peers import decode_all_then_process, photo_peers
-from fhrt.bench.timing import alternate
+from fhrt.bench.timing import alternate, ratio
 from fhrt.detect import DetectFaces
 from fhrt.errors import RuntimeMissing
 from fhrt.faces import Face, Picture, choose_side
@@ -43,8 +44,12 @@ def restores(setup: Setup) -> bool:
 
 def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) -> list[Row]:
     """A JPEG of 1280×720 with four faces, from its bytes to those of the restored one: wall-clock
-    percentiles, and the median seconds of each stage. The setups take turns."""
-    data = encode_picture(scenes.four_faces(), Path("scene.jpg"))
+    percentiles, and the median seconds of each stage. The setups take turns.
+
+    share: of the machine's ceiling, over all of `Restorer.restore`, thus without the JPEG; with
+    `share detect` and `share restore` for its two stages that have networks. On the CPU."""
+    scene = scenes.four_faces()
+    data = encode_picture(scene, Path("scene.jpg"))
     stages: dict[str, list[dict[str, float]]] = defaultdict(list)
 
     def once(key: str, restorer: Restorer) -> Callable[[], object]:
@@ -52,31 +57,43 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
             spent: dict[str, float] = {}
             with_clock = _Clock(spent)
             photo = with_clock("decode", lambda: read_photo(data))
-            restored = restorer.restore(photo.picture)
+            restored = with_clock("all", lambda: restorer.restore(photo.picture))
             with_clock("encode", lambda: encode_photo(photo, restored.picture, 1, "JPEG"))
             stages[key].append(spent | restored.seconds)
 
         return call
 
-    calls = {s.key: once(s.key, restorer_of(s, threads)) for s in setups if restores(s)}
-    times = alternate(calls, rounds, most)
-    return [
-        {
+    restorers = {s.key: restorer_of(s, threads) for s in setups if restores(s)}
+    calls = {key: once(key, restorer) for key, restorer in restorers.items()}
+    product = fastest_product("cpu", 0, threads)
+    times = alternate({**calls, "product": product.call}, rounds, most)
+    rows = []
+    for setup in (s for s in setups if s.key in restorers):
+        taken = times[setup.key]
+        timed = stages[setup.key][-len(taken.wall) :]
+        row: Row = {
             "kind": "photo",
-            "key": f"photo {key}",
+            "key": f"photo {setup.key}",
             "work": "1280×720 JPEG, four faces",
-            **times[key].figures(),
-            "stages": {
-                stage: float(np.median([spent[stage] for spent in stages[key]])) for stage in STAGES
-            },
+            **taken.figures(),
+            "stages": {stage: median(spent[stage] for spent in timed) for stage in STAGES},
         }
-        for key in calls
-    ]
+        if setup.device == "cpu" and setup.precision != "int8":
+            flops = count_networks(restorers[setup.key], scene, setup.file)
+            for name, work in [("all", sum(flops.values())), *flops.items()]:
+                slower = ratio([spent[name] for spent in timed], times["product"].wall)
+                word = "share" if name == "all" else f"share {name}"
+                row[word] = work / product.work / slower
+        rows.append(row)
+    return rows
 
 
-def film_rows(setup: Setup, frames: int, threads: int, rounds: int) -> tuple[list[Row], list[Gap]]:
-    """A film of 1280×720 with four faces a frame: fhrt, and every frame decoded into a list first;
-    in turn, with the peak memory of each in a process of its own (ONNX Runtime on the CPU)."""
+def film_rows(
+    setup: Setup, frames: int, long: int, threads: int, rounds: int
+) -> tuple[list[Row], list[Gap]]:
+    """A film of 1280×720 with four faces a frame: fhrt, and every frame decoded into a list first,
+    in turn. The peak memory of each, and the seconds again, are those of a film of `long` frames,
+    in a process of its own (ONNX Runtime on the CPU)."""
     rows: list[Row] = []
     gaps: list[Gap] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,6 +106,7 @@ def film_rows(setup: Setup, frames: int, threads: int, rounds: int) -> tuple[lis
             "decode all, then process": lambda: decode_all_then_process(film, out, restorer),
         }
         times = alternate(calls, rounds, warm=1)
+        scenes.write_film(film, scenes.four_faces(), long)
         for name, taken in times.items():
             row: Row = {
                 "kind": "film" if name == "fhrt" else "peer",
@@ -98,15 +116,16 @@ def film_rows(setup: Setup, frames: int, threads: int, rounds: int) -> tuple[lis
             }
             if name == "fhrt":
                 row["stages"] = {
-                    stage: float(np.median([spent[stage] for spent in reports])) / frames
-                    for stage in STAGES
+                    stage: median(spent[stage] for spent in reports) / frames for stage in STAGES
                 }
             else:
                 row |= {"name": name, "how": "the same reader, restorer and writer, in a list"}
-                row["times_fhrt"] = row["p50"] / rows[0]["p50"]
+                row["times_fhrt"] = ratio(taken.wall, times["fhrt"].wall)
             try:
                 task = {"film": str(film), "whole": name != "fhrt", "threads": threads}
-                row["host_bytes"] = memory.measure(task)["host_bytes"]
+                found = memory.measure(task)
+                row |= {"host_bytes": found["host_bytes"], "long_seconds": found["seconds"]}
+                row["work"] += f"; memory: {long} frames"
             except RuntimeMissing as error:
                 gaps.append(Gap(f"peak memory of {row['key']}", str(error)))
             rows.append(row)
@@ -138,12 +157,12 @@ def peer_rows(
     for peer in peers:
         calls[peer.name] = peer.call
     times = alternate(calls, rounds, most)
-    ours = calls[f"fhrt, {first.runtime}"]()
+    expected = calls[f"fhrt, {first.runtime}"]()
     how = {peer.name: peer.how for peer in peers}
-    fastest = min(times[f"fhrt, {setup.runtime}"].figures()["p50"] for setup in setups)
+    ours = [f"fhrt, {setup.runtime}" for setup in setups]
+    fastest = min((times[name] for name in ours), key=lambda taken: median(taken.wall))
     rows = []
     for name, taken in times.items():
-        figures = taken.figures()
         rows.append(
             {
                 "kind": "peer",
@@ -151,9 +170,9 @@ def peer_rows(
                 "name": name,
                 "how": how.get(name, "Restorer, the faces given"),
                 "work": "1280×720, four given faces",
-                **figures,
-                "times_fhrt": figures["p50"] / fastest,
-                "agrees": min(100.0, psnr(calls[name](), ours)),
+                **taken.figures(),
+                "times_fhrt": ratio(taken.wall, fastest.wall),
+                "agrees": min(100.0, psnr(calls[name](), expected)),
             }
         )
     return rows, gaps

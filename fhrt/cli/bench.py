@@ -140,7 +140,7 @@ def bench(
 
 
 _QUICK: dict[str, Any] = {
-    "rounds": 5, "most": 5.0, "frames": 6, "compiled": False, "quick": True,
+    "rounds": 5, "most": 5.0, "frames": 6, "long": 24, "compiled": False, "quick": True,
 }  # fmt: skip
 
 

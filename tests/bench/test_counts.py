@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import fhrt.restorer  # noqa: E402
 from fhrt.bench import gate  # noqa: E402
-from fhrt.bench.counts import count_graph, count_path, precision_of  # noqa: E402
+from fhrt.bench.counts import count_graph, count_networks, count_path, precision_of  # noqa: E402
 from fhrt.errors import ModelError  # noqa: E402
 from fhrt.exporting.to_onnx import trace  # noqa: E402
-from fhrt.faces import Picture  # noqa: E402
+from fhrt.faces import Picture, choose_side  # noqa: E402
 from fhrt.models import Recipe, recipe  # noqa: E402
 from fhrt.networks import build  # noqa: E402
 from fhrt.restorer import Restorer  # noqa: E402
@@ -54,6 +54,23 @@ def test_flops_of_matrix_products_and_modulated_convolutions(tmp_path: Path) -> 
     # pictures for a training loss, which nothing in the exported graph reads
     network.toRGB = torch.nn.ModuleList(torch.nn.Identity() for _ in network.toRGB)
     assert count_graph(tmp_path / "small.onnx", shape).flops == counted_by_torch(network, shape)
+
+
+def test_flops_of_each_stage_are_those_of_the_looks_and_the_crops(astronaut: Picture) -> None:
+    restorer = Restorer("restore", device="cpu", runtime="onnx", threads=1)
+    file = recipe("restore").onnx_path()
+    finder = build("detector")
+    looks = counted_by_torch(finder, (1, 3, 192, 320)) + counted_by_torch(finder, (1, 3, 96, 160))
+    grey = np.full((180, 320, 3), 128, np.uint8)
+    assert count_networks(restorer, grey, file) == {"restore": 0, "detect": looks}
+    session = restorer.session
+    found = count_networks(restorer, astronaut, file)
+    assert restorer.session is session
+    side = choose_side(restorer.detect(astronaut)[0].landmarks, 1, session.sizes)
+    assert found["restore"] == counted_by_torch(
+        build("restore", **recipe("restore").options), (1, 3, side, side)
+    )
+    assert found["detect"] > looks
 
 
 def test_bytes_nodes_and_weights_of_a_graph_that_is_counted_by_hand(tmp_path: Path) -> None:
