@@ -38,25 +38,28 @@ BORDER = (135, 133, 132)  # what facexlib puts around a picture
 
 
 @dataclass(frozen=True)
+class Scene:
+    """A picture and faces given in it, all to be restored at crops of `side` pixels."""
+
+    picture: Picture
+    faces: Sequence[Face]
+    side: int
+
+
+@dataclass(frozen=True)
 class Peer:
     """how: whether a package does it, or which loop stands for it."""
 
     name: str
     how: str
-    call: Callable[[], Picture]
+    call: Callable[[Scene], Picture]
 
 
 def photo_peers(
-    recipe: Recipe,
-    picture: Picture,
-    faces: Sequence[Face],
-    side: int,
-    device: str,
-    threads: int,
-    compiled: bool = True,
+    recipe: Recipe, scene: Scene, device: str, threads: int, compiled: bool = True
 ) -> tuple[list[Peer], list[Gap]]:
-    """The peers that restore these faces of the picture, at crops of one side. threads: 0 for all.
-    compiled: whether torch.compile is to be tried, which takes a minute or more."""
+    """The peers that can restore this scene. threads: 0 for all. compiled: whether torch.compile is
+    to be tried, which takes a minute or more."""
     found, gaps = [], []
     ways: list[tuple[str, str, Callable[[], Callable[[Crop], Crop]], Any]] = [
         (
@@ -82,8 +85,8 @@ def photo_peers(
     for name, how, opened, paste in ways:
         try:
             network = opened()
-            peer = Peer(name, how, _loop(network, picture, faces, side, paste))
-            peer.call()
+            peer = Peer(name, how, _loop(network, paste))
+            peer.call(scene)
         except Exception as error:  # compilers, torch and onnxruntime each raise their own
             gaps.append(Gap(f"{name} ({device})", first_line(error)))
         else:
@@ -92,27 +95,24 @@ def photo_peers(
 
 
 def _loop(
-    network: Callable[[Crop], Crop],
-    picture: Picture,
-    faces: Sequence[Face],
-    side: int,
-    paste: Callable[[Picture, Picture, Matrix], Picture],
-) -> Callable[[], Picture]:
+    network: Callable[[Crop], Crop], paste: Callable[[Picture, Picture, Matrix], Picture]
+) -> Callable[[Scene], Picture]:
     """One face after the other: cut out, to float, through the network, to bytes; then all are
     pasted, each on the whole picture."""
 
-    def restore() -> Picture:
+    def restore(scene: Scene) -> Picture:
         done: list[tuple[Picture, Matrix]] = []
-        for face in faces:
-            template = TEMPLATE * (side / TEMPLATE_SIDE)
+        size = (scene.side, scene.side)
+        template = TEMPLATE * (scene.side / TEMPLATE_SIDE)
+        for face in scene.faces:
             matrix = cv2.estimateAffinePartial2D(face.landmarks, template, method=cv2.LMEDS)[0]
             cut = cv2.warpAffine(
-                picture, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
+                scene.picture, matrix, size, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
             )
             given = np.ascontiguousarray((cut / 255.0).astype(np.float32).transpose(2, 0, 1)[None])
             made = network(given)[0].transpose(1, 2, 0)
             done.append(((made.clip(0, 1) * 255).round().astype(np.uint8), matrix))
-        whole = picture.copy()
+        whole = scene.picture.copy()
         for made, matrix in done:
             whole = paste(whole, made, matrix)
         return whole

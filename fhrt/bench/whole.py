@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from fhrt.bench import memory, scenes
 from fhrt.bench.cases import Gap, Setup
 from fhrt.bench.ceiling import fastest_product
 from fhrt.bench.counts import count_networks
-from fhrt.bench.peers import decode_all_then_process, photo_peers
+from fhrt.bench.peers import Peer, Scene, decode_all_then_process, photo_peers
 from fhrt.bench.timing import alternate, ratio
 from fhrt.detect import DetectFaces
 from fhrt.errors import RuntimeMissing
@@ -26,6 +27,7 @@ from fhrt.restorer import Restorer
 from fhrt.video.stream import restore_video
 
 Row = dict[str, Any]
+PEER_SCENES = ((scenes.HD, 4), ((1920, 1080), 1), ((1920, 1080), 16))
 STAGES = ("decode", "detect", "crop", "restore", "paste", "encode")
 
 
@@ -135,46 +137,48 @@ def film_rows(
 def peer_rows(
     setups: Sequence[Setup], threads: int, rounds: int, most: float, compiled: bool
 ) -> tuple[list[Row], list[Gap]]:
-    """Four given faces of 1280×720 restored by fhrt in every runtime and by the peers, in turn, on
-    one device. agrees: PSNR in dB of a peer's picture and fhrt's over the four crops, which shows
-    that it does the same work."""
+    """The given faces of PEER_SCENES restored by fhrt in every runtime and by the peers, in turn,
+    on one device. times_fhrt: over the fastest of ours. agrees: PSNR in dB of a peer's picture and
+    fhrt's, which shows that it does the same work."""
     setups = [setup for setup in setups if restores(setup) and setup.precision == "fp32"]
     if not setups:
         return [], []
     first = setups[0]
-    picture = scenes.four_faces()
-    calls: dict[str, Callable[[], Picture]] = {}
-    faces = None
-    for setup in setups:
-        restorer = restorer_of(setup, threads)
-        if faces is None:
-            faces = restorer.detect(picture)
-            side = choose_side(faces[0].landmarks, 1, restorer.session.sizes)
-        restorer.detect = _finding(faces)
-        calls[f"fhrt, {setup.runtime}"] = _picture_of(restorer, picture)
-    assert faces is not None
-    peers, gaps = photo_peers(first.recipe, picture, faces, side, first.device, threads, compiled)
-    for peer in peers:
-        calls[peer.name] = peer.call
-    times = alternate(calls, rounds, most)
-    expected = calls[f"fhrt, {first.runtime}"]()
-    how = {peer.name: peer.how for peer in peers}
-    ours = [f"fhrt, {setup.runtime}" for setup in setups]
-    fastest = min((times[name] for name in ours), key=lambda taken: median(taken.wall))
+    restorers = {f"fhrt, {setup.runtime}": restorer_of(setup, threads) for setup in setups}
+    ours = list(restorers)
+    detect, sizes = restorers[ours[0]].detect, restorers[ours[0]].session.sizes
+    peers: list[Peer] | None = None
+    gaps: list[Gap] = []
     rows = []
-    for name, taken in times.items():
-        rows.append(
+    for (width, height), count in PEER_SCENES:
+        picture = scenes.photograph(width, height, count)
+        faces = detect(picture)
+        scene = Scene(picture, faces, choose_side(faces[0].landmarks, 1, sizes))
+        if peers is None:
+            peers, gaps = photo_peers(first.recipe, scene, first.device, threads, compiled)
+        calls: dict[str, Callable[[], Picture]] = {}
+        for name, restorer in restorers.items():
+            restorer.detect = _finding(faces)
+            calls[name] = _picture_of(restorer, picture)
+        calls |= {peer.name: partial(peer.call, scene) for peer in peers}
+        times = alternate(calls, rounds, most)
+        fastest = min((times[name] for name in ours), key=lambda taken: median(taken.wall))
+        expected = calls[ours[0]]()
+        how = {peer.name: peer.how for peer in peers}
+        work = f"{width}×{height}, given faces: {len(faces)}"
+        rows += [
             {
                 "kind": "peer",
-                "key": f"faces {name} {first.name} {first.device}",
+                "key": f"faces {name} {first.name} {first.device} {width}×{height} {len(faces)}",
                 "name": name,
                 "how": how.get(name, "Restorer, the faces given"),
-                "work": "1280×720, four given faces",
+                "work": work,
                 **taken.figures(),
                 "times_fhrt": ratio(taken.wall, fastest.wall),
                 "agrees": min(100.0, psnr(calls[name](), expected)),
             }
-        )
+            for name, taken in times.items()
+        ]
     return rows, gaps
 
 

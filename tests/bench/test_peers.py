@@ -32,10 +32,9 @@ def test_peers_give_nearly_fhrts_picture_and_leave_torchs_threads_alone(
     ours = restorer.restore(damaged).picture
     before = torch.get_num_threads()
     with peers.torch_threads_kept():
-        found, gaps = peers.photo_peers(
-            recipe("restore"), damaged, faces, side, "cpu", 1, compiled=False
-        )
-        theirs = {peer.name: peer.call() for peer in found}
+        scene = peers.Scene(damaged, faces, side)
+        found, gaps = peers.photo_peers(recipe("restore"), scene, "cpu", 1, compiled=False)
+        theirs = {peer.name: peer.call(scene) for peer in found}
     assert torch.get_num_threads() == before
     assert list(theirs) == ["PyTorch eager", "ONNX Runtime, its defaults"]
     assert [gap.what for gap in gaps] == ["torch.compile"]
@@ -58,9 +57,9 @@ def test_without_a_compiler_torch_compile_is_a_gap_of_one_line(
         return plain(recipe, device, threads)
 
     monkeypatch.setattr(peers, "eager", eager)
-    faces = restorer.detect(damaged)
+    scene = peers.Scene(damaged, restorer.detect(damaged), 256)
     with peers.torch_threads_kept():
-        found, gaps = peers.photo_peers(recipe("restore"), damaged, faces, 256, "cpu", 1)
+        found, gaps = peers.photo_peers(recipe("restore"), scene, "cpu", 1)
     assert len(found) == 2
     assert gaps == [
         peers.Gap("torch.compile (cpu)", "InvalidCxxCompiler: No working C++ compiler found")
