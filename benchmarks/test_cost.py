@@ -7,6 +7,7 @@ Every figure is a ratio measured in turn in one run; run it on a quiet machine.
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 
 import cv2
@@ -14,15 +15,17 @@ import numpy as np
 import skimage.data
 
 from fhrt.bench import scenes
-from fhrt.bench.cases import batch_of
+from fhrt.bench.cases import batch_of, plan
 from fhrt.bench.ceiling import fastest_product
 from fhrt.bench.counts import count_graph
 from fhrt.bench.timing import alternate, ratio
+from fhrt.bench.whole import photo_rows
 from fhrt.detect import open_detector
 from fhrt.faces import choose_side
 from fhrt.models import recipe
 from fhrt.restorer import Restorer
 from fhrt.runtime.onnx import open_graph
+from fhrt.runtime.session import open_session
 
 
 def test_the_whole_costs_little_more_than_its_networks() -> None:
@@ -49,21 +52,40 @@ def test_the_whole_costs_little_more_than_its_networks() -> None:
     assert found <= 1.3
 
 
-def test_a_face_runs_at_the_machines_ceiling() -> None:
-    path = recipe("restore").onnx_path()
-    work = count_graph(path, (1, 3, 256, 256))
-    graph, _ = open_graph(path, "cpu")
-    product, face = fastest_product(), batch_of(1, 256)
+def test_a_face_runs_at_nine_tenths_of_the_machines_ceiling() -> None:
+    model = recipe("restore")
+    work = count_graph(model.onnx_path(), (4, 3, 256, 256))
+    product, faces = fastest_product(), batch_of(4, 256)
+    sessions = {name: open_session(model, "cpu", name) for name in ("auto", "onnx")}
     times = alternate(
-        {"run": lambda: graph.run(None, {"input": face}), "product": product.call}, 25
+        {
+            "product": product.call,
+            **{name: partial(session, faces) for name, session in sessions.items()},
+        },
+        25,
     )
-    run, multiply = times["run"].wall, times["product"].wall
-    found = ratio(run, multiply) * product.work / work.flops
+    multiply = times["product"].wall
+    shares = {
+        name: work.flops / product.work / ratio(times[name].wall, multiply) for name in sessions
+    }
     print(
-        f"\n{work.flops / 1e9:.2f} GFLOP in {median(run) * 1e3:.1f} ms; a matrix product runs at "
-        f"{product.work / median(multiply) / 1e9:.0f} GFLOP/s: ratio {found:.3f}"
+        f"\na matrix product runs at {product.work / median(multiply) / 1e9:.0f} GFLOP/s; of it, "
+        f"four faces reach {shares['auto']:.2f} in {sessions['auto'].runtime}, which auto takes, "
+        f"and {shares['onnx']:.2f} in ONNX Runtime"
     )
-    assert found <= 1.15
+    assert shares["auto"] >= 0.9 and shares["onnx"] >= 0.8
+
+
+def test_the_whole_runs_at_seven_tenths_of_the_machines_ceiling() -> None:
+    setups, _ = plan(["restore"], ["onnx", "openvino"], ["fp32"], ["cpu"])
+    rows = photo_rows(setups, 0, 20, 30.0)
+    print()
+    for row in rows:
+        print(
+            f"{row['key']}: {row['share']:.2f} of the ceiling, its detection "
+            f"{row['share detect']:.2f}, its restoration {row['share restore']:.2f}"
+        )
+    assert max(row["share"] for row in rows) >= 0.7
 
 
 def test_detection_takes_15_ms_at_320_on_one_core() -> None:

@@ -63,8 +63,9 @@ def plan(
     bundled restorers, every runtime, precision and kind of device.
 
     fp32 is the model itself; other precisions are artifacts/NAME-PRECISION/model.onnx, as
-    `fhrt export` writes them, but for bf16 in OpenVINO, which rounds the fp32 model itself. A file
-    is run as it is. Raises UsageError for unknown words, ModelError for a file that is no model.
+    `fhrt export` writes them, but for bf16 in OpenVINO, which rounds the fp32 model itself; engines
+    are those of artifacts/NAME-tensorrt. A file is run as it is. Raises UsageError for unknown
+    words, ModelError for a file that is no model.
     """
     asked = tuple(runtimes) or tuple(r for r in RUNTIMES if r != "auto")
     wanted = tuple(precisions) or PRECISIONS
@@ -104,7 +105,7 @@ def open_setup(setup: Setup, threads: int = 0) -> Session:
     if setup.runtime == "openvino" and setup.precision == "bf16":
         return _openvino_bf16(setup, threads)
     model: str | Path | Recipe = setup.recipe
-    if setup.precision != "fp32":
+    if setup.precision != "fp32" or setup.runtime == "tensorrt":
         model = setup.file
     session = open_session(model, setup.device, setup.runtime, threads)
     if not session.device.startswith(setup.device.partition(":")[0]):
@@ -131,6 +132,8 @@ def batch_of(count: int, side: int) -> Batch:
 
 def _file(recipe: Recipe, runtime: str, precision: str, artifacts: Path) -> Path:
     """The ONNX file that is run, or that torch's network is the source of."""
+    if runtime == "tensorrt" and not recipe.file:
+        return _of_engine(recipe, precision, artifacts)
     if precision == "fp32" or recipe.file or (runtime == "openvino" and precision == "bf16"):
         return recipe.onnx_path()
     if runtime == "torch":
@@ -140,6 +143,17 @@ def _file(recipe: Recipe, runtime: str, precision: str, artifacts: Path) -> Path
         raise RuntimeMissing(
             f"{path} is not here; `fhrt export {recipe.name} --to {precision}` makes it"
         )
+    return path
+
+
+def _of_engine(recipe: Recipe, precision: str, artifacts: Path) -> Path:
+    """What an artifact's engine was built from, which lies beside it."""
+    from fhrt.bench.counts import precision_of
+
+    path = artifacts / f"{recipe.name}-tensorrt" / "model.onnx"
+    if not path.is_file() or precision_of(path) != precision:
+        wanted = f"fhrt export {recipe.name} --to tensorrt --precision {precision}"
+        raise RuntimeMissing(f"{path.parent} has no {precision} engine; `{wanted}` makes it")
     return path
 
 

@@ -33,7 +33,8 @@ STAGES = ("decode", "detect", "crop", "restore", "paste", "encode")
 
 def restorer_of(setup: Setup, threads: int) -> Restorer:
     """A Restorer that runs as the setup says. Raises as Restorer does."""
-    model: str | Path = setup.model if setup.precision == "fp32" else setup.file
+    own = setup.precision == "fp32" and setup.runtime != "tensorrt"
+    model: str | Path = setup.model if own else setup.file
     return Restorer(model, device=setup.device, runtime=setup.runtime, threads=threads)
 
 

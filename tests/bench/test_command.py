@@ -38,6 +38,7 @@ def written(astronaut: Picture, tmp_path_factory: pytest.TempPathFactory) -> tup
     words = ["bench", "restore", "--quick", "--only", "networks", "--only", "memory", "-o"]
     words += [str(out), "--data", str(data), "--size", "256", "--batch", "1"]
     words += ["--runtime", "onnx", "--precision", "fp32", "--precision", "fp16"]
+    words += ["--artifacts", str(data / "none")]
     assert run_app(words) == 0
     (folder,) = out.iterdir()
     return folder, data
