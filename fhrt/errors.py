@@ -4,6 +4,7 @@
     ├── UsageError       2  the call itself is wrong (option, argument, combination)
     ├── InputError       1  a picture, film or folder that cannot be read or written
     ├── RuntimeMissing   1  a device, runtime or package that was asked for is not here
+    │   └── DeviceLost   1  a device that was here has failed
     └── ModelError       1  a model file that is missing, broken, or not what it should be
 
 A message is one line: what is wrong, where, and what to do.
@@ -33,6 +34,10 @@ class InputError(FhrtError):
 
 class RuntimeMissing(FhrtError):
     """A device, runtime or package that was asked for cannot be had here."""
+
+
+class DeviceLost(RuntimeMissing):
+    """A device has failed in the middle of the work; what was finished by then is good."""
 
 
 class ModelError(FhrtError):

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from fhrt.carry import Found, follow
 from fhrt.detect import open_detector
 from fhrt.errors import InputError, UsageError
 from fhrt.faces import Face, Matrix, Picture, choose_side, crop, crop_matrix, enlarge, paste
 from fhrt.layout import to_batch, to_pictures
+from fhrt.runtime.frames import DeviceSession, GpuFrames
 from fhrt.runtime.session import Session, open_session
 
 SCALES = (1, 2, 4)
@@ -59,6 +61,10 @@ class _Clock:
         self.seconds[stage] += time.perf_counter() - start
 
 
+_Done: TypeAlias = tuple[list[Found], list[Picture]]
+_Path: TypeAlias = Callable[[Iterable[list[Found]], _Clock], Iterator[_Done]]
+
+
 class Restorer:
     """Finds and restores the faces of pictures.
 
@@ -66,10 +72,15 @@ class Restorer:
     scale: 1, 2 or 4, output size over input size. device: auto, cpu or cuda:N. runtime: see
     `fhrt.runtime.session.open_session`. detector: a YuNet ONNX file to use in place of the bundled
     detector. threshold: least score of a face, None for the detector's own. threads: CPU threads,
-    0 for all. group: frames whose faces are restored together.
+    0 for all. group: frames whose faces are restored together. every: of a film's frames, how many
+    go by from one in which faces are looked for to the next (`fhrt.carry`).
+
+    A session that takes arrays of its GPU has all of crop, restore and paste done there
+    (`fhrt.runtime.frames`).
 
     Raises UsageError for words it does not know, RuntimeMissing where a device or runtime that was
-    asked for cannot be had, ModelError for a model or detector file that cannot be used.
+    asked for cannot be had, ModelError for a model or detector file that cannot be used; and
+    DeviceLost, from `frames` and `restore`, once such a GPU has failed.
     """
 
     def __init__(
@@ -83,10 +94,13 @@ class Restorer:
         threshold: float | None = None,
         threads: int = 0,
         group: int = 4,
+        every: int = 1,
     ) -> None:
         if scale not in SCALES:
             raise UsageError(f"scale {scale} is not one of {', '.join(map(str, SCALES))}")
-        self.scale, self.group = scale, group
+        if every < 1:
+            raise UsageError(f"every {every} is less than 1, which looks for faces in each frame")
+        self.scale, self.group, self.every = scale, group, every
         self.session: Session = open_session(model, device, runtime, threads)
         if self.session.scale != 1:
             name, factor = self.session.name, self.session.scale
@@ -95,6 +109,9 @@ class Restorer:
             )
         path = Path(detector) if detector is not None else None
         self.detect = open_detector(path, device, threads, threshold)
+        self._gpu: GpuFrames | None = None
+        if isinstance(self.session, DeviceSession):
+            self._gpu = GpuFrames(self.session, scale)
 
     def restore(self, picture: Picture) -> Restored:
         """Restore one picture, uint8 (H, W, 3) RGB. Raises InputError for any other array."""
@@ -103,33 +120,40 @@ class Restorer:
     def frames(self, pictures: Iterable[Picture]) -> Iterator[Restored]:
         """Restore pictures, uint8 (H, W, 3) RGB each, in order, one result a picture.
 
-        Pulls at most `group` pictures before it gives their results. Raises InputError for an
-        array that is no such picture.
+        Pulls at most `group` pictures before it gives their results; with `every`, so many more,
+        and on a GPU three groups. Raises InputError for an array that is no such picture.
         """
-        upcoming = iter(pictures)
-        while frames := list(islice(upcoming, self.group)):
-            yield from self._restore(frames)
-
-    def _restore(self, frames: list[Picture]) -> Iterator[Restored]:
-        for frame in frames:
-            check_picture(frame)
         clock = _Clock()
-        with clock("detect"):
-            faces = [self.detect(frame) for frame in frames]
-        with clock("crop"):
-            crops = [
-                self._cut(frames[i], i, face) for i, found in enumerate(faces) for face in found
-            ]
-        with clock("restore"):
-            self._run(crops)
-        with clock("paste"):
-            outputs = [enlarge(frame, self.scale) for frame in frames]
-            for part in crops:
-                assert part.after is not None
-                paste(outputs[part.frame], part.before, part.after, part.matrix, self.scale)
-        share = {stage: seconds / len(frames) for stage, seconds in clock.seconds.items()}
-        for output, found in zip(outputs, faces, strict=True):
-            yield Restored(output, tuple(found), dict(share))
+
+        def detect(picture: Picture) -> list[Face]:
+            with clock("detect"):
+                return self.detect(picture)
+
+        found = follow(map(checked, pictures), detect, self.every)
+        groups = iter(lambda: list(islice(found, self.group)), [])
+        path: _Path = self._gpu.restore if self._gpu else self._on_cpu
+        for group, outputs in path(groups, clock):
+            share = {stage: seconds / len(group) for stage, seconds in clock.seconds.items()}
+            clock.seconds.clear()
+            for (_, faces), output in zip(group, outputs, strict=True):
+                yield Restored(output, tuple(faces), dict(share))
+
+    def _on_cpu(self, groups: Iterable[list[Found]], clock: _Clock) -> Iterator[_Done]:
+        for group in groups:
+            with clock("crop"):
+                crops = [
+                    self._cut(picture, i, face)
+                    for i, (picture, faces) in enumerate(group)
+                    for face in faces
+                ]
+            with clock("restore"):
+                self._run(crops)
+            with clock("paste"):
+                outputs = [enlarge(picture, self.scale) for picture, _ in group]
+                for part in crops:
+                    assert part.after is not None
+                    paste(outputs[part.frame], part.before, part.after, part.matrix, self.scale)
+            yield group, outputs
 
     def _cut(self, frame: Picture, index: int, face: Face) -> _Crop:
         side = choose_side(face.landmarks, self.scale, self.session.sizes)
@@ -169,8 +193,9 @@ def _restorer(**options: Any) -> Restorer:
     return Restorer(**options)
 
 
-def check_picture(picture: Picture) -> None:
-    """Raise InputError unless this is a uint8 array (H, W, 3) with at least one pixel."""
+def checked(picture: Picture) -> Picture:
+    """The picture. Raises InputError unless it is a uint8 array (H, W, 3) with a pixel or more."""
     shape, kind = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if kind != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(f"a picture is a uint8 array (H, W, 3); this one is {kind} {shape}")
+    return picture

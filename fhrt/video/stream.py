@@ -1,7 +1,8 @@
 """A film restored: one thread decodes, the caller's drives the restorer, one encodes.
 
 Two bounded queues join them, so that memory does not grow with the film. The first error, wherever
-it happens, stops all three, leaves no file behind, and is the one that the caller sees.
+it happens, stops all three, leaves no file behind, and is the one that the caller sees. But where a
+GPU is lost, what was restored by then is finished and kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from fhrt.errors import FhrtError
+from fhrt.errors import DeviceLost, FhrtError
 from fhrt.faces import Face, Picture
 from fhrt.video.reader import Frame, Reader
 from fhrt.video.writer import DEFAULT, Encoding, Writer
@@ -63,21 +64,25 @@ def restore_video(
     *,
     report: Callable[[Progress], None] | None = None,
     encoding: Encoding = DEFAULT,
+    decoder: str = "cpu",
 ) -> VideoReport:
     """Restore the film `source` into `target`, whose suffix chooses the container. Timestamps,
     rotation, colours, sound and subtitles stay as they are; a frame in which nothing changed is
     encoded from its decoded pixels, without a way through RGB. `report` is called after each frame.
+    decoder: as for `Reader`.
 
+    DeviceLost: the restorer's device has failed; the frames before that are in NAME.part.SUFFIX.
     InputError: a film that cannot be read to its end, or a target that cannot be written or cannot
     hold the source's sound or subtitles. UsageError: a suffix that is no container.
     """
-    with Reader(source) as reader, Writer(target, reader, encoding) as writer:
+    with Reader(source, decoder) as reader, Writer(target, reader, encoding) as writer:
         line = Line()
         decoded: Pipe[Frame | Packet | None] = Pipe(line)
         restored: Pipe[tuple[Frame, Picture | None] | Packet | None] = Pipe(line)
         waiting: deque[Frame] = deque()  # what the restorer has seen and not yet given back
         count = Counter[str]()
         seconds: defaultdict[str, float] = defaultdict(float)
+        lost: list[DeviceLost] = []
 
         def decode() -> None:
             items = iter(reader)
@@ -103,7 +108,7 @@ def restore_video(
             line.start("fhrt-decode", decode)
             line.start("fhrt-encode", encode)
             upright = pictures()
-            for result in restorer.frames(upright):
+            for result in until_lost(restorer.frames(upright)):
                 frame = waiting.popleft()
                 same = not result.faces and np.array_equal(result.picture, frame.picture)
                 restored.put((frame, None if same else result.picture))
@@ -114,9 +119,17 @@ def restore_video(
                     seconds[stage] += spent
                 if report:
                     report(Progress(count["frames"], reader.frames, count["faces"]))
-            if waiting or next(upright, None) is not None:
+            if not lost and (waiting or next(upright, None) is not None):
                 raise FhrtError(f"the restorer gave back only {count['frames']} frames of {source}")
             restored.put(None)
+
+        def until_lost(results: Iterator[Restored]) -> Iterator[Restored]:
+            try:
+                yield from results
+            except DeviceLost as error:
+                if not count["frames"]:
+                    raise
+                lost.append(error)
 
         def encode() -> None:
             while (item := restored.get()) is not None:
@@ -127,6 +140,10 @@ def restore_video(
                         writer.packet(item)
             with _timed(seconds, "encode"):
                 writer.finish()
+            if lost:  # raised here, where nothing is left to be written: it stops the decoder
+                part = target.with_suffix(f".part{target.suffix}")
+                writer.commit(part)
+                raise DeviceLost(f"{lost[0]}; {count['frames']} frames are in {part}") from lost[0]
 
         line.run(restore)
         line.wait()

@@ -204,12 +204,12 @@ class Writer:
             self.container.mux(self.video.encode(None))
             self.container.close()
 
-    def commit(self) -> None:
-        """Put the finished film in its place, in one step."""
+    def commit(self, target: Path | None = None) -> None:
+        """Put the finished film in its place, or in another one beside it, in one step."""
         with self._writing():
             with self.part.open("rb+") as file:
                 os.fsync(file.fileno())
-            self.part.replace(self.target)
+            self.part.replace(target or self.target)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
