@@ -80,10 +80,20 @@ class Restore(nn.Module):
         if position is None:
             position = face_position(x.shape[2], x.shape[3], x)
         position = position.expand(x.shape[0], -1, -1, -1)
-        features = torch.cat([F.pixel_unshuffle(x - 0.5, 4), position], 1)
+        features = torch.cat([_unshuffled(x - 0.5, 4), position], 1)
         at4 = self.down4(F.leaky_relu(self.head(features), 0.1))
         at8 = self.down8(F.leaky_relu(self.to8(at4), 0.1))
         at16 = self.body(F.leaky_relu(self.to16(at8), 0.1))
         up8 = self.up8(at8 + F.pixel_shuffle(self.from16(at16), 2))
         up4 = self.up4(at4 + F.pixel_shuffle(self.from8(up8), 2))
         return x + F.pixel_shuffle(self.tail(up4), 4)
+
+
+def _unshuffled(x: Tensor, factor: int) -> Tensor:
+    """F.pixel_unshuffle in two steps, each of which moves one axis: ONNX Runtime has fast code for
+    either, and takes a tenth of the whole network's time where both are one transposition."""
+    batch, channels, height, width = x.shape
+    rows, columns = height // factor, width // factor
+    x = x.reshape(batch, channels, rows, factor, columns * factor).transpose(2, 3)
+    x = x.reshape(batch, channels, factor, rows * columns, factor).transpose(3, 4)
+    return x.reshape(batch, channels * factor**2, rows, columns)
