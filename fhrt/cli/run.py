@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fhrt.cli.inputs import Item
     from fhrt.faces import Face
     from fhrt.restorer import Restorer
+    from fhrt.video.stream import FrameRestorer
 
 
 class Scale(StrEnum):
@@ -31,8 +32,11 @@ class Scale(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """What `fhrt run` was asked to do with each item."""
+    """What `fhrt run` was asked to do with each item. film: what restores films, on all devices;
+    decoder: what decodes them."""
 
+    film: FrameRestorer
+    decoder: str
     overwrite: bool
     skip_existing: bool
     dry_run: bool
@@ -76,7 +80,10 @@ def run(
         Scale, typer.Option(envvar="FHRT_SCALE", help="Output size over input size.")
     ] = Scale.same,
     device: Annotated[
-        str, typer.Option(envvar="FHRT_DEVICE", help="auto, cpu or cuda:N.")
+        str,
+        typer.Option(
+            envvar="FHRT_DEVICE", help="auto, cpu or cuda:N; cuda:0,cuda:1 share out a film."
+        ),
     ] = "auto",
     runtime: Annotated[
         str,
@@ -90,6 +97,15 @@ def run(
     threshold: Annotated[
         float | None, typer.Option(envvar="FHRT_THRESHOLD", help="Least score of a face, 0 to 1.")
     ] = None,
+    every: Annotated[
+        int,
+        typer.Option(
+            min=1, envvar="FHRT_EVERY", help="Find faces in every K-th frame of a film only."
+        ),
+    ] = 1,
+    decoder: Annotated[
+        str, typer.Option(envvar="FHRT_DECODER", help="Of films: cpu, cuda:N or auto.")
+    ] = "cpu",
     jobs: Annotated[
         int, typer.Option("-j", "--jobs", min=1, envvar="FHRT_JOBS", help="Photos at a time.")
     ] = 1,
@@ -112,22 +128,31 @@ def run(
     from fhrt.cli.inputs import STANDARD, plan
     from fhrt.errors import UsageError
     from fhrt.restorer import Restorer
+    from fhrt.runtime.session import parse_device
+    from fhrt.video.segments import InTurn
 
     if overwrite and skip_existing:
         raise UsageError("-y and --skip-existing exclude each other")
     items = plan(inputs or [], video or [], output)
     if as_json and any(item.target == STANDARD for item in items) and not dry_run:
         raise UsageError("--json and a picture cannot both go to stdout; name a file with -o")
+    parse_device(decoder)
     debug = bool((context.obj or {}).get("debug"))
-    options = Options(overwrite, skip_existing, dry_run, as_json, debug)
-    restorer = Restorer(
-        model,
-        scale=int(scale.value),
-        device=device,
-        runtime=runtime,
-        detector=detector,
-        threshold=threshold,
-    )
+    restorers = [
+        Restorer(
+            model,
+            scale=int(scale.value),
+            device=word,
+            runtime=runtime,
+            detector=detector,
+            threshold=threshold,
+            every=every,
+        )
+        for word in device.split(",")
+    ]
+    restorer = restorers[0]
+    film = InTurn(restorers) if len(restorers) > 1 else restorer
+    options = Options(film, decoder, overwrite, skip_existing, dry_run, as_json, debug)
     codes = []
     with _progress(items) as advance:
         for outcome in _outcomes(items, restorer, options, jobs, advance):
@@ -238,7 +263,9 @@ def _video(
         seen = find_faces(item.source, restorer.detect, report=report)
         outcome.faces = [describe(face) | {"frame": i} for i, faces in seen for face in faces]
         return
-    result = restore_video(item.source, item.target, restorer, report=report)
+    result = restore_video(
+        item.source, item.target, options.film, report=report, decoder=options.decoder
+    )
     outcome.seconds |= result.seconds
     outcome.note = f"{result.frames} frames, {result.faces} faces"
     if not result.faces:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fhrt.cuda.compile import REMEDY, kernels_for
 from fhrt.cuda.plan import LUMA, crop_rows, paste_rows, tile_starts
-from fhrt.errors import FhrtError, RuntimeMissing, UsageError
+from fhrt.errors import RuntimeMissing, UsageError
 from fhrt.faces import Matrix
 
 BLOCK = (32, 8)
@@ -89,7 +89,7 @@ class Gpu:
             int(buffer.handle), array.ctypes.data, array.nbytes, self.stream.handle
         )
         if status != driver.CUresult.CUDA_SUCCESS:
-            raise FhrtError(f"copying to {self._device.name} gives {status.name}")
+            raise RuntimeMissing(f"copying to {self._device.name} gives {status.name}")
         return buffer
 
     def launch(

@@ -258,11 +258,7 @@ class GpuFrames:
             for frame, _ in cuts
         ]
         crop_faces(self._gpu, pictures, [matrix for _, matrix in cuts], batch)
-        try:
-            made = self._session(batch)
-        except RuntimeMissing as error:  # which says that the device is lost
-            raise DeviceLost(str(error)) from error
-        return self._rows(batch), self._rows(made)
+        return self._rows(batch), self._rows(self._session(batch))
 
     def _rows(self, batch: Any) -> list[_Array]:
         view = self._gpu.view(batch)

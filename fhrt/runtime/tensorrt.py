@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from fhrt.cuda.launch import Gpu as Stream
-from fhrt.errors import FhrtError, ModelError, RuntimeMissing, UsageError, first_line
+from fhrt.errors import (
+    DeviceLost,
+    FhrtError,
+    ModelError,
+    RuntimeMissing,
+    UsageError,
+    first_line,
+)
 from fhrt.models import Recipe
 from fhrt.runtime import cuda
 from fhrt.runtime.engine_library import check_key, listener, open_library
@@ -81,7 +88,7 @@ class TensorRtSession:
     and two batches at once on one GPU would only need the memory twice.
 
     Where memory does not suffice, the batch halves, and a RuntimeWarning says so once. Raises
-    RuntimeMissing without the library, cuda-python or the GPU, and once the device is lost;
+    RuntimeMissing without the library, cuda-python or the GPU, DeviceLost once that has failed;
     ModelError for an engine that does not fit; UsageError for a shape outside its profile.
     """
 
@@ -118,7 +125,7 @@ class TensorRtSession:
     def __call__(self, batch: Any) -> Any:
         with self._lock:
             if self._lost:
-                raise RuntimeMissing(self._lost)
+                raise DeviceLost(self._lost)
             if self._work is None:
                 raise UsageError(f"{self._file}: the session is closed")
             return self._guarded(partial(self._call, batch))
@@ -143,7 +150,7 @@ class TensorRtSession:
                 f"{self.device} is lost: {error}; nothing runs on it in this process any more: "
                 "start again"
             )
-            raise RuntimeMissing(self._lost) from error
+            raise DeviceLost(self._lost) from error
 
     def _load(self, host_code: bool, model: Recipe) -> Any:
         self._listener.heard.clear()

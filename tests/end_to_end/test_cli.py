@@ -297,6 +297,19 @@ def test_a_bad_input_is_its_own_line_exit_code_1_and_no_output(
         assert "megapixels" in done.err
 
 
+def test_a_film_goes_to_several_devices_with_faces_found_in_every_second_frame(
+    call: Call, damaged: Picture, tmp_path: Path
+) -> None:
+    film = small_film(tmp_path / "film.mp4", damaged[:256, 90:346].copy(), 20)
+    done = call("run", film, "--device", "cpu,cpu", "--every", "2", "--decoder", "auto")
+    assert done.code == 0 and "20 frames, 20 faces" in done.err, done
+    with av.open(str(tmp_path / "film_restored.mp4")) as restored:
+        assert sum(1 for _ in restored.decode(video=0)) == 20
+    for words in (["--every", "0"], ["--decoder", "gpu"], ["--device", "cpu,gpu"]):
+        done = call("run", film, "-y", *words)
+        assert done.code == 2 and len(done.lines) == 1 and words[1].split(",")[-1] in done.err, done
+
+
 def test_the_other_items_go_on_when_one_is_bad(
     call: Call, bad: dict[str, Path], empty: Path, tmp_path: Path
 ) -> None:
