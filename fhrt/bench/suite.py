@@ -18,7 +18,7 @@ from fhrt.bench.machine import describe
 from fhrt.bench.timing import alternate, ratio
 from fhrt.errors import FhrtError, RuntimeMissing
 from fhrt.quality.protocols import files_of
-from fhrt.runtime.session import need, parse_device
+from fhrt.runtime.session import Session, need, parse_device
 
 PARTS = ("gate", "networks", "whole", "peers", "scaling", "memory")
 Results = dict[str, Any]
@@ -165,7 +165,7 @@ def _network_rows(
                     "model": setup.name,
                     "runtime": setup.runtime,
                     "precision": setup.precision,
-                    "computes": sessions[setup.key].precision,
+                    "computes": _computed(setup, sessions[setup.key]),
                     "device": sessions[setup.key].device,
                     "batch": batch,
                     "size": side,
@@ -187,6 +187,11 @@ def _network_rows(
                         gaps.append(Gap(f"figures of {row['key']}", str(error)))
                 rows.append(row)
     return rows, gaps
+
+
+def _computed(setup: Setup, session: Session) -> str:
+    """In what most products are: a session of a graph of integers does not know that."""
+    return "int8" if setup.precision == "int8" else session.precision
 
 
 def _multiplied(setup: Setup) -> str:

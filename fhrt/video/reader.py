@@ -159,6 +159,7 @@ class Reader:
         self.time_base = self.video.time_base or Fraction(1, 90000)
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.delay: int | None = None  # of an AVI's decoder, in packets
+        self.turn: tuple[int, Turn] | None = None  # of the last frame, with its angle
         self._refuse_a_film_without_its_end()
 
     def _open(self, decoder: str) -> av.container.InputContainer:
@@ -219,7 +220,7 @@ class Reader:
                     if self.on_gpu and not frame.format.name.startswith(FROM_GPU):
                         self._stay_on_cpu(f"it does not take {frame.format.name} of this codec")
                     last = frame.pts = self._time(frame, last)
-                    turn = Turn.of(frame)
+                    turn = self._turn(frame)
                     picture = self.colour.convert(frame, "rgb24").to_ndarray()
                     yield Frame(frame, turn.upright(picture.astype(np.uint8, copy=False)), turn)
         if last is None:
@@ -243,6 +244,14 @@ class Reader:
         if time is None or (last is not None and time <= last):
             return 0 if last is None else last + (frame.duration or 1)
         return time
+
+    def _turn(self, frame: av.VideoFrame) -> Turn:
+        """That of the frame before, unless its angle is another. To ask a frame for its side data
+        ties it into a cycle of references: hundreds then wait, with their pixels, for the garbage
+        collector."""
+        if self.turn is None or frame.rotation != self.turn[0]:
+            self.turn = frame.rotation, Turn.of(frame)
+        return self.turn[1]
 
     def _promised(self) -> Fraction:
         """The film's length in seconds, as its header has it. That of a cut AVI is estimated from

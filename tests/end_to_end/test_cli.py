@@ -305,9 +305,13 @@ def test_a_film_goes_to_several_devices_with_faces_found_in_every_second_frame(
     assert done.code == 0 and "20 frames, 20 faces" in done.err, done
     with av.open(str(tmp_path / "film_restored.mp4")) as restored:
         assert sum(1 for _ in restored.decode(video=0)) == 20
-    for words in (["--every", "0"], ["--decoder", "gpu"], ["--device", "cpu,gpu"]):
-        done = call("run", film, "-y", *words)
-        assert done.code == 2 and len(done.lines) == 1 and words[1].split(",")[-1] in done.err, done
+    for option, word, said in (
+        ("--every", "0", "--every"),
+        ("--decoder", "gpu", "unknown device 'gpu'"),
+        ("--device", "cpu,gpu", "unknown device 'gpu'"),
+    ):
+        done = call("run", film, "-y", option, word)
+        assert done.code == 2 and len(done.lines) == 1 and said in done.err, done
 
 
 def test_the_other_items_go_on_when_one_is_bad(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from av.video.frame import PictureType
 
 from fhrt.errors import FhrtError, InputError, UsageError
+from fhrt.video.reader import Frame, Reader
 from fhrt.video.stream import restore_video
 from fhrt.video.writer import Encoding
 
@@ -541,6 +543,22 @@ def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.15 * peaks[0]
+
+
+def test_no_frame_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    """By its count: at 320×240 a hundred frames more or less are hardly seen in the memory."""
+    left = []
+    for frames in (5, 30):
+        source = synthetic(tmp_path / f"{frames}.mkv", frames=frames)
+        gc.collect()
+        gc.disable()
+        try:
+            with Reader(source) as reader:
+                assert sum(isinstance(item, Frame) for item in reader) == frames
+            left.append(gc.collect())
+        finally:
+            gc.enable()
+    assert left[1] <= left[0] + 5, left
 
 
 def test_a_red_film_stays_red(tmp_path: Path) -> None:
