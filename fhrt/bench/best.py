@@ -52,10 +52,15 @@ def check(expression: str) -> None:
 
 
 def with_quality(results: dict[str, Any]) -> list[Row]:
-    """The rows of the networks, each with what its setup was scored."""
+    """The rows of the networks; those of the size that the protocol scores with what their setup
+    was scored."""
     scores = results.get("quality", {})
-    rows = (row for row in results["rows"] if row["kind"] == "network")
-    return [row | scores.get(row["setup"], {}) for row in rows]
+
+    def score(row: Row) -> Row:
+        found: Row = scores.get(row["setup"], {})
+        return found if found.get("side") == row["size"] else {}
+
+    return [row | score(row) for row in results["rows"] if row["kind"] == "network"]
 
 
 def _bound(words: str) -> Callable[[Row], bool]:

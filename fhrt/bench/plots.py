@@ -21,16 +21,16 @@ SPAN = {"psnr": 0.5, "ssim": 0.02}  # of the axis at least
 def pareto(rows: Sequence[Row]) -> dict[str, bytes]:
     """png and svg: milliseconds a face against PSNR and SSIM, a point a row; a colour a model, a
     marker a runtime and precision; the line joins what nothing else beats in both. Rows without
-    PSNR are left out; only those of the size that the protocol scores say what they gain."""
+    PSNR are left out."""
     need("matplotlib", "eval")
     shown = [row for row in rows if "psnr" in row]
     with figures.house_style():
-        figure = figures.new_figure(9, 4)
+        figure = figures.new_figure(9, 4.5)
         for axes, (metric, label) in zip(figure.subplots(1, 2), QUALITIES, strict=True):
             _draw_pareto(axes, shown, metric)
             axes.set_title(f"LATENCY AGAINST {label.split()[0]}")
             axes.set_ylabel(label)
-        axes.legend(fontsize=6)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return {kind: figures.encode(figure, kind) for kind in ("png", "svg")}
 
 

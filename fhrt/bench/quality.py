@@ -23,9 +23,10 @@ def score(
     embedder: Path | None = None,
     niqe: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], list[Gap]]:
-    """{setup's key: {protocol, n, input_psnr, psnr, psnr_se, ssim, …, psnr_cost, ssim_cost}}; the
-    costs are fp32 in ONNX Runtime on the CPU minus this, each picture with itself. data: a folder
-    of aligned faces, or one with the folders 256 and 512. Raises InputError without pictures.
+    """{setup's key: {protocol, n, side, input_psnr, psnr, psnr_se, ssim, …, psnr_cost, ssim_cost}};
+    side is that of the pictures which the network is given, the costs are fp32 in ONNX Runtime on
+    the CPU minus this, each picture with itself. data: a folder of aligned faces, or one with the
+    folders 256 and 512. Raises InputError without pictures.
     """
     found: dict[str, dict[str, Any]] = {}
     gaps: list[Gap] = []
@@ -36,8 +37,8 @@ def score(
             gaps.append(Gap(f"quality of {name}", "its recipe names no protocol"))
             continue
         folder = folder_for(data, protocol)
-        truth = case_of(files_of(folder)[0], 0, protocol).truth
-        fits = min(truth.shape[:2]) >= NIQE_SIDE
+        case = case_of(files_of(folder)[0], 0, protocol)
+        fits = min(case.truth.shape[:2]) >= NIQE_SIDE
         measures = measures_for(folder, embedder, niqe if fits else None)
         networks = {setup.key: open_setup(setup, threads) for setup in same}
         ratings = {rating.model: rating for rating in rate(networks, folder, protocol, measures)}
@@ -45,6 +46,7 @@ def score(
         for key, rating in ratings.items():
             summary = rating.summary()
             figures: dict[str, Any] = {"protocol": protocol, "n": summary["n"]}
+            figures["side"] = case.given.shape[0]
             figures["input_psnr"] = summary["input"]["psnr"]["mean"]
             for metric, mean in summary["output"].items():
                 figures |= {metric: mean["mean"], f"{metric}_se": mean["se"]}

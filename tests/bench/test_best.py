@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fhrt.bench.best import best
+from fhrt.bench.best import best, with_quality
 from fhrt.bench.plots import front
 from fhrt.cli.main import run_app
 from fhrt.errors import InputError, UsageError
@@ -35,9 +35,9 @@ def results() -> dict[str, Any]:
             {"kind": "steady", "key": "steady photo", "ratio": 1.0},
         ],
         "quality": {
-            "a onnx fp32 cpu": {"psnr": 27.5, "ssim": 0.8},
-            "a openvino int8 cpu": {"psnr": 26.9, "ssim": 0.79},
-            "b onnx fp32 cpu": {"psnr": 28.0, "ssim": 0.81},
+            "a onnx fp32 cpu": {"side": 256, "psnr": 27.5, "ssim": 0.8},
+            "a openvino int8 cpu": {"side": 256, "psnr": 26.9, "ssim": 0.79},
+            "b onnx fp32 cpu": {"side": 256, "psnr": 28.0, "ssim": 0.81},
         },
         "counts": {},
     }
@@ -87,6 +87,13 @@ def test_the_command_asks_earlier_results(
     assert run_app(["bench", "--from", str(tmp_path), "--best", "ms<1"]) == 1
     assert run_app(["bench", "--from", str(tmp_path), "--best", "ms~1"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
+def test_a_size_that_was_not_scored_has_no_quality(results: dict[str, Any]) -> None:
+    results["rows"].append(results["rows"][0] | {"size": 512, "ms": 1.0})
+    scored = with_quality(results)
+    assert ["psnr" in row for row in scored] == [True, True, True, True, False]
+    assert best(results, "psnr>27")["size"] == 256 and best(results, "ms<50")["size"] == 512
 
 
 def test_the_front_holds_what_nothing_beats_in_both(results: dict[str, Any]) -> None:
