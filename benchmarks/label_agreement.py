@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from fhrt.detect import YuNet
+from fhrt.faces import iou
 from fhrt.pictures import read_photo
-from fhrt.quality.detection import iou, read_table
+from fhrt.quality.detection import read_table
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fhrt.faces import Face, Picture
+from fhrt.faces import Face, Picture, iou
 
 Found: TypeAlias = tuple[Picture, list[Face]]
 
@@ -69,16 +68,6 @@ def match(before: list[Face], after: list[Face]) -> list[tuple[int, int]]:
         pairs.append((int(i), int(j)))
         overlaps[i], overlaps[:, j] = -1, -1
     return sorted(pairs)
-
-
-def iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n, m): intersection over union of boxes (n, 4) and (m, 4), x0 y0 x1 y1."""
-    a, b = first[:, None].astype(np.float64), second[None].astype(np.float64)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = sides.clip(0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clip(0).prod(-1) for box in (a, b)]
-    overlaps: NDArray[np.float64] = shared / np.maximum(areas[0] + areas[1] - shared, 1e-12)
-    return overlaps
 
 
 def _between(first: Face, second: Face, share: float) -> Face:

@@ -40,6 +40,16 @@ class Face:
     score: float
 
 
+def iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(n, m): intersection over union of boxes (n, 4) and (m, 4), x0 y0 x1 y1."""
+    a, b = first[:, None].astype(np.float64), second[None].astype(np.float64)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = sides.clip(0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clip(0).prod(-1) for box in (a, b)]
+    overlaps: NDArray[np.float64] = shared / np.maximum(areas[0] + areas[1] - shared, 1e-12)
+    return overlaps
+
+
 def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> Matrix:
     """The (2, 3) similarity without reflection that maps source (n, 2) nearest to target (n, 2) in
     the least-squares sense (Umeyama 1991)."""

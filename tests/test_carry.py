@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from fhrt.carry import carried, follow, iou, match
+from fhrt.carry import carried, follow, match
 from fhrt.errors import UsageError
-from fhrt.faces import TEMPLATE, Face, Picture
+from fhrt.faces import TEMPLATE, Face, Picture, iou
 from fhrt.restorer import Restorer
 
 POINTS = TEMPLATE / 512 - 0.5

@@ -11,8 +11,7 @@ import skimage.data
 
 from fhrt.detect import DetectFaces, decode, merge, open_detector
 from fhrt.errors import ModelError, RuntimeMissing, UsageError
-from fhrt.faces import Face, Picture
-from fhrt.quality.detection import iou
+from fhrt.faces import Face, Picture, iou
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 YUNET = SHARED / "weights" / "yunet.onnx"

@@ -13,8 +13,8 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fhrt.errors import InputError, UsageError
-from fhrt.faces import Face, Picture
-from fhrt.quality.detection import DetectionScores, FoundFace, iou, score_detector
+from fhrt.faces import Face, Picture, iou
+from fhrt.quality.detection import DetectionScores, FoundFace, score_detector
 from fhrt.quality.metrics import Mean, psnr, ssim
 from fhrt.quality.protocols import PROTOCOLS, cases
 from fhrt.quality.scoring import score

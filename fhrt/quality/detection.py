@@ -15,10 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fhrt.errors import InputError
-from fhrt.faces import Face, Picture
+from fhrt.faces import Face, Picture, iou
 
 SIZES = (16, 24, 32, 64, 128, 10_000)  # ends of the classes of face size, root of the box's area
 IOU = 0.5
@@ -118,16 +117,6 @@ def score_detector(
             false_scores += [face.score for face in found]
         faces += _match(name.split("/")[0], labelled, found)
     return DetectionScores(tuple(faces), tuple(false_scores), empty)
-
-
-def iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(n, 4) and (m, 4) boxes x0 y0 x1 y1 -> (n, m) intersection over union."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(2)
-    areas = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1)[None]
-    result: NDArray[np.floating] = common / np.maximum(areas - common, 1e-9)
-    return result
 
 
 def _match(kind: str, rows: Iterable[dict[str, str]], found: list[Face]) -> list[FoundFace]:

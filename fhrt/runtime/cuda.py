@@ -112,10 +112,15 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address, False),
-            "version": 3,
-            "stream": None,  # it was waited for
-        }
+        return interface(self.address, self.shape, self.dtype)
+
+
+def interface(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """`__cuda_array_interface__` of contiguous values that are ready to be read."""
+    return {
+        "shape": shape,
+        "typestr": dtype.str,
+        "data": (address, False),
+        "version": 3,
+        "stream": None,  # it was waited for
+    }

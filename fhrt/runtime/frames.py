@@ -59,13 +59,7 @@ class _Array:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address, False),
-            "version": 3,
-            "stream": None,
-        }
+        return cuda.interface(self.address, self.shape, self.dtype)
 
 
 class _Buffers:
