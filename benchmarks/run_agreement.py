@@ -19,7 +19,7 @@ from fhrt.bench.results import read
 from fhrt.errors import FhrtError
 
 MOST = 1.10
-RATIOS = ("ratio", "share", "share detect", "share restore", "share_of_copy", "times_fhrt")
+RATIOS = ("ratio", "share", "share detect", "share restore", "times_fhrt")
 
 
 def ratios(results: dict[str, Any]) -> Iterator[tuple[str, float]]:

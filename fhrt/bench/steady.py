@@ -1,9 +1,10 @@
 """What is measured for the gate: figures that repeat on a machine with neighbours.
 
-One thread; the time that its threads waited for a core taken off; the ratio to something like it of
-the same round; and the median over the rounds. Networks, the detector and the whole picture are
-compared with a product of matrices that stays in the core's cache, cutting out and pasting with
-as many crops weighed and warped by NumPy and OpenCV alone, a film with restoring its frames alone.
+One thread; the time that its threads waited for a core taken off; the ratio to something like it,
+done right before and right after; and the median over the rounds. Networks, the detector and the
+whole picture are compared with a product of matrices that stays in the core's cache, cutting out
+and pasting with as many crops weighed and warped by NumPy and OpenCV alone, a film with restoring
+its frames alone.
 
 On two cores with six to nine other processes at work, wall-clock times went up threefold, and their
 ratios moved by 14 to 66 % from one series of 20 rounds to another (largest over least of six).
@@ -27,9 +28,9 @@ import numpy as np
 
 from fhrt.bench import scenes
 from fhrt.bench.cases import Setup, batch_of, open_setup, shapes
-from fhrt.bench.ceiling import open_product
+from fhrt.bench.ceiling import PRODUCTS, open_product
 from fhrt.bench.peers import torch_threads_kept
-from fhrt.bench.timing import Times, alternate, ratio
+from fhrt.bench.timing import Clock, alternate
 from fhrt.faces import Picture, choose_side, crop, crop_matrix, paste
 from fhrt.restorer import Restorer
 from fhrt.runtime.session import parse_device
@@ -37,7 +38,6 @@ from fhrt.video.reader import Frame, Reader
 from fhrt.video.stream import restore_video
 
 Row = dict[str, Any]
-CPU, GPU = (256, 64), (4096, 16)  # side of the product of matrices, and how many
 FRAMES = 6
 REPEATED = 4  # what is short, to be as long as a slice of the scheduler
 
@@ -50,7 +50,7 @@ def network_rows(setups: Sequence[Setup], rounds: int) -> list[Row]:
         same = [setup for setup in setups if setup.device == device]
         for name in dict.fromkeys(setup.name for setup in same):
             with one_thread():
-                product = open_product(kind, index, 1, "fp32", *(GPU if kind == "cuda" else CPU))
+                product = open_product(kind, index, 1, "fp32", *PRODUCTS[kind][0])
                 calls: dict[str, Callable[[], object]] = {}
                 for setup in (setup for setup in same if setup.name == name):
                     session = open_setup(setup, threads=1)
@@ -131,17 +131,15 @@ def one_thread() -> Iterator[None]:
 def _rows(
     calls: dict[str, Callable[[], object]], reference: Callable[[], object], rounds: int, kind: str
 ) -> list[Row]:
-    times = alternate({"reference": reference, **calls}, rounds)
-
-    def clock(taken: Times) -> list[float]:
-        return taken.wall if kind == "cuda" else taken.cpu if kind == "film" else taken.busy
-
+    clocks: dict[str, Clock] = {"cuda": "wall", "film": "cpu"}
+    clock = clocks.get(kind, "busy")
+    times = alternate({"reference": reference, **calls}, rounds, beside="reference")
     return [
         {
             "kind": "steady",
             "key": key,
-            "ratio": ratio(clock(times[key]), clock(times["reference"])),
-            "seconds": float(np.median(clock(times[key]))),
+            "ratio": times[key].over(clock=clock),
+            "seconds": float(np.median(times[key].by(clock))),
             "rounds": rounds,
         }
         for key in calls

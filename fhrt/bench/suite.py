@@ -15,7 +15,7 @@ from fhrt.bench.cases import Gap, Setup, batch_of, open_setup, plan, shapes
 from fhrt.bench.ceiling import Ceiling, fastest_product, open_copy
 from fhrt.bench.counts import count_graph, count_path
 from fhrt.bench.machine import describe
-from fhrt.bench.timing import alternate, ratio
+from fhrt.bench.timing import Times, alternate
 from fhrt.errors import FhrtError, RuntimeMissing
 from fhrt.quality.protocols import files_of
 from fhrt.runtime.session import Session, need, parse_device
@@ -40,8 +40,8 @@ class Options:
     batches: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     threads: int = 0
-    rounds: int = 20
-    most: float = 20.0
+    rounds: int = 40
+    most: float = 60.0
     frames: int = 24
     long: int = 640
     parts: tuple[str, ...] = PARTS
@@ -137,17 +137,20 @@ def path_model(setups: Sequence[Setup]) -> str:
 def _network_rows(
     options: Options, setups: Sequence[Setup], say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[Gap]]:
-    """Every setup at every shape; those of a model, device and shape, and the ceilings, in turn."""
+    """Every setup at every shape; those of a model, device, shape and kind of product in turn, with
+    the ceilings."""
     rows: list[dict[str, Any]] = []
     gaps: list[Gap] = []
-    for name, device in dict.fromkeys((setup.name, setup.device) for setup in setups):
-        same = [s for s in setups if (s.name, s.device) == (name, device)]
+
+    def group(setup: Setup) -> tuple[str, str, str]:
+        return setup.name, setup.device, _multiplied(setup)
+
+    for name, device, word in dict.fromkeys(map(group, setups)):
+        same = [s for s in setups if group(s) == (name, device, word)]
         kind, index = parse_device(device)
         sessions = {s.key: open_setup(s, options.threads) for s in same}
         copy = open_copy(kind, index, options.threads)
-        products: dict[str, Ceiling] = {}
-        for word in dict.fromkeys(_multiplied(setup) for setup in same):
-            products[word] = fastest_product(kind, index, options.threads, word)
+        product = fastest_product(kind, index, options.threads, word)
         most = min(session.batch_max for session in sessions.values())
         for batch, side in shapes(same[0], most, options.batches, options.sizes):
             say(f"{name} on {device}, {batch}×{side}")
@@ -155,8 +158,8 @@ def _network_rows(
             calls: dict[str, Callable[[], object]] = {
                 s.key: partial(sessions[s.key], given) for s in same
             }
-            calls |= {f"product {word}": product.call for word, product in products.items()}
-            times = alternate(calls | {"copy": copy.call}, options.rounds, options.most)
+            calls |= {"copy": copy.call, "product": product.call}
+            times = alternate(calls, options.rounds, options.most, beside="product")
             for setup in same:
                 row: dict[str, Any] = {
                     "kind": "network",
@@ -172,13 +175,8 @@ def _network_rows(
                     **times[setup.key].figures(),
                 }
                 row["ms"] = 1000 * row["p50"] / batch
-                word = _multiplied(setup)
-                ceilings = (
-                    (products[word], times[f"product {word}"].wall),
-                    (copy, times["copy"].wall),
-                )
                 for part in (
-                    partial(_share, setup, (batch, 3, side, side), times[setup.key].wall, ceilings),
+                    partial(_share, setup, (batch, 3, side, side), times, product, copy),
                     partial(_memory, setup, batch, side, options),
                 ):
                     try:
@@ -204,21 +202,26 @@ def _multiplied(setup: Setup) -> str:
 def _share(
     setup: Setup,
     shape: tuple[int, ...],
-    wall: list[float],
-    ceilings: Sequence[tuple[Ceiling, list[float]]],
-) -> dict[str, float]:
-    """What a call computes and moves, the two ceilings, and its share of each. Raises as
+    times: dict[str, Times],
+    product: Ceiling,
+    copy: Ceiling,
+) -> dict[str, Any]:
+    """What a call computes and moves, and the two ceilings; bound: the one that it would take
+    longer at, and share: of that one (Williams and others, Roofline, 2009). Raises as
     `count_graph`."""
     work = count_graph(setup.file, shape)
-    (product, multiplying), (copy, copying) = ceilings
-    found = {
+    found: dict[str, Any] = {
         **work.figures(),
-        "flops_per_second": product.work / median(multiplying),
-        "bytes_per_second": copy.work / median(copying),
-        "share_of_copy": work.bytes / copy.work / ratio(wall, copying),
+        "flops_per_second": product.work / median(times["product"].wall),
+        "bytes_per_second": copy.work / median(times["copy"].wall),
     }
     if setup.precision != "int8":  # whose products no product of floats is a ceiling of
-        found["share"] = work.flops / product.work / ratio(wall, multiplying)
+        floors = {  # in times of the product
+            "product": work.flops / product.work,
+            "copy": work.bytes / copy.work * times["copy"].over(),
+        }
+        found["bound"] = max(floors, key=lambda name: floors[name])
+        found["share"] = floors[found["bound"]] / times[setup.key].over()
     return found
 
 

@@ -1,5 +1,9 @@
 """Calls timed in turn: in rounds, each second one backwards, so that whatever else the machine does
-meets all of them alike.
+meets all of them alike; and where a ratio is asked for, beside the call that it is a ratio to.
+
+The speed of a machine with neighbours moves by tens of per cent within seconds. Times over those of
+the same call right before and right after moved by 7 to 10 % from one series of 16 rounds to
+another (largest over least of seven series); over one call of the same round, by 8 to 15 %.
 
 A session returns NumPy arrays, so that a call is over when its output has come back from the
 device: wall-clock time needs no other synchronisation, on CUDA either.
@@ -10,10 +14,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,14 +28,41 @@ LEAST_ROUNDS = 5
 TASKS = Path("/proc/self/task")
 
 
+class Spent(NamedTuple):
+    """Seconds of one call. wall: from call to return. busy: without what its threads waited for a
+    core while others had it (Linux; elsewhere wall). cpu: of all threads together."""
+
+    wall: float
+    busy: float
+    cpu: float
+
+
+Clock = Literal["wall", "busy", "cpu"]
+
+
 @dataclass
 class Times:
-    """Seconds of each call, in order. wall: from call to return. busy: without what its threads
-    waited for a core while others had it (Linux; elsewhere wall). cpu: of all threads together."""
+    """Every call, in order; before and after: the call beside it, where there is one."""
 
-    wall: list[float] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    calls: list[Spent] = field(default_factory=list)
+    before: list[Spent] = field(default_factory=list)
+    after: list[Spent] = field(default_factory=list)
+
+    @property
+    def wall(self) -> list[float]:
+        return self.by("wall")
+
+    def by(self, clock: Clock) -> list[float]:
+        return [getattr(call, clock) for call in self.calls]
+
+    def over(self, own: Sequence[float] = (), clock: Clock = "wall") -> float:
+        """The median of each call over the mean of the two beside it; own: seconds to take in place
+        of the whole call's, such as a part of it took."""
+        sums = [
+            getattr(one, clock) + getattr(two, clock)
+            for one, two in zip(self.before, self.after, strict=True)
+        ]
+        return ratio(own or self.by(clock), [each / 2 for each in sums])
 
     def figures(self) -> dict[str, float]:
         """Wall-clock percentiles, linearly interpolated; of few rounds, p99 is nearly the
@@ -41,7 +73,7 @@ class Times:
             "p95": p95,
             "p99": p99,
             "least": min(self.wall),
-            "rounds": len(self.wall),
+            "rounds": len(self.calls),
         }
 
 
@@ -50,38 +82,48 @@ def alternate(
     rounds: int,
     most: float = float("inf"),
     warm: int = WARM,
+    beside: str = "",
 ) -> dict[str, Times]:
     """Time the calls in turn, after `warm` rounds that do not count. most: seconds after which no
-    further round begins once LEAST_ROUNDS (or `rounds`, where that is less) are done."""
+    further round begins once LEAST_ROUNDS (or `rounds`, where that is less) are done. beside: the
+    one of them that is made before and after each of the others, in place of once a round."""
     for _ in range(warm):
         for call in calls.values():
             call()
     taken = {name: Times() for name in calls}
-    order = list(calls)
+    order = [name for name in calls if name != beside]
     begun = time.perf_counter()
     with _waiting() as waited:
+        if beside:
+            taken[beside].calls.append(_timed(calls[beside], waited))
         for done in range(rounds):
             if done >= LEAST_ROUNDS and time.perf_counter() - begun > most:
                 break
             for name in order:
-                call, times = calls[name], taken[name]
-                time.sleep(REST)
-                cpu = time.process_time()
-                start = time.perf_counter()
-                before = waited()
-                call()
-                lost = waited() - before
-                wall = time.perf_counter() - start
-                times.wall.append(wall)
-                times.busy.append(wall - lost)
-                times.cpu.append(time.process_time() - cpu)
+                taken[name].calls.append(_timed(calls[name], waited))
+                if beside:
+                    taken[beside].calls.append(_timed(calls[beside], waited))
+                    *_, before, after = taken[beside].calls
+                    taken[name].before.append(before)
+                    taken[name].after.append(after)
             order.reverse()
     return taken
 
 
-def ratio(one: list[float], other: list[float]) -> float:
+def ratio(one: Sequence[float], other: Sequence[float]) -> float:
     """The median over the rounds of one over the other of the same round."""
     return float(np.median(np.array(one) / np.array(other)))
+
+
+def _timed(call: Callable[[], object], waited: Callable[[], float]) -> Spent:
+    time.sleep(REST)
+    cpu = time.process_time()
+    start = time.perf_counter()
+    before = waited()
+    call()
+    lost = waited() - before
+    wall = time.perf_counter() - start
+    return Spent(wall, wall - lost, time.process_time() - cpu)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fhrt.bench.cases import Gap, Setup
 from fhrt.bench.ceiling import fastest_product
 from fhrt.bench.counts import count_networks
 from fhrt.bench.peers import Peer, Scene, decode_all_then_process, photo_peers
-from fhrt.bench.timing import alternate, ratio
+from fhrt.bench.timing import alternate
 from fhrt.detect import DetectFaces
 from fhrt.errors import RuntimeMissing
 from fhrt.faces import Face, Picture, choose_side
@@ -69,7 +69,7 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
     restorers = {s.key: restorer_of(s, threads) for s in setups if restores(s)}
     calls = {key: once(key, restorer) for key, restorer in restorers.items()}
     product = fastest_product("cpu", 0, threads)
-    times = alternate({**calls, "product": product.call}, rounds, most)
+    times = alternate({**calls, "product": product.call}, rounds, most, beside="product")
     rows = []
     for setup in (s for s in setups if s.key in restorers):
         taken = times[setup.key]
@@ -84,7 +84,7 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
         if setup.device == "cpu" and setup.precision != "int8":
             flops = count_networks(restorers[setup.key], scene, setup.file)
             for name, work in [("all", sum(flops.values())), *flops.items()]:
-                slower = ratio([spent[name] for spent in timed], times["product"].wall)
+                slower = taken.over([spent[name] for spent in timed])
                 word = "share" if name == "all" else f"share {name}"
                 row[word] = work / product.work / slower
         rows.append(row)
@@ -108,7 +108,7 @@ def film_rows(
             "fhrt": lambda: reports.append(restore_video(film, out, restorer).seconds),
             "decode all, then process": lambda: decode_all_then_process(film, out, restorer),
         }
-        times = alternate(calls, rounds, warm=1)
+        times = alternate(calls, rounds, warm=1, beside="fhrt")
         scenes.write_film(film, scenes.four_faces(), long)
         for name, taken in times.items():
             row: Row = {
@@ -123,7 +123,7 @@ def film_rows(
                 }
             else:
                 row |= {"name": name, "how": "the same reader, restorer and writer, in a list"}
-                row["times_fhrt"] = ratio(taken.wall, times["fhrt"].wall)
+                row["times_fhrt"] = taken.over()
             try:
                 task = {"film": str(film), "whole": name != "fhrt", "threads": threads}
                 found = memory.measure(task)
@@ -139,8 +139,8 @@ def peer_rows(
     setups: Sequence[Setup], threads: int, rounds: int, most: float, compiled: bool
 ) -> tuple[list[Row], list[Gap]]:
     """The given faces of PEER_SCENES restored by fhrt in every runtime and by the peers, in turn,
-    on one device. times_fhrt: over the fastest of ours. agrees: PSNR in dB of a peer's picture and
-    fhrt's, which shows that it does the same work."""
+    on one device. times_fhrt: over the fastest of ours, right before and after. agrees: PSNR in dB
+    of a peer's picture and fhrt's, which shows that it does the same work."""
     setups = [setup for setup in setups if restores(setup) and setup.precision == "fp32"]
     if not setups:
         return [], []
@@ -162,8 +162,9 @@ def peer_rows(
             restorer.detect = _finding(faces)
             calls[name] = _picture_of(restorer, picture)
         calls |= {peer.name: partial(peer.call, scene) for peer in peers}
-        times = alternate(calls, rounds, most)
-        fastest = min((times[name] for name in ours), key=lambda taken: median(taken.wall))
+        tried = alternate({name: calls[name] for name in ours}, 3)
+        fastest = min(ours, key=lambda name: min(tried[name].wall))
+        times = alternate(calls, rounds, most, beside=fastest)
         expected = calls[ours[0]]()
         how = {peer.name: peer.how for peer in peers}
         work = f"{width}×{height}, given faces: {len(faces)}"
@@ -175,7 +176,7 @@ def peer_rows(
                 "how": how.get(name, "Restorer, the faces given"),
                 "work": work,
                 **taken.figures(),
-                "times_fhrt": ratio(taken.wall, fastest.wall),
+                "times_fhrt": 1.0 if name == fastest else taken.over(),
                 "agrees": min(100.0, psnr(calls[name](), expected)),
             }
             for name, taken in times.items()

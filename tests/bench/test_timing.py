@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from fhrt.bench.machine import describe, line
-from fhrt.bench.timing import LEAST_ROUNDS, alternate, ratio
+from fhrt.bench.timing import LEAST_ROUNDS, Clock, Spent, Times, alternate, ratio
 from fhrt.runtime.cpu import usable_cores
 
 
@@ -42,6 +43,29 @@ def test_a_ratio_is_of_the_same_round() -> None:
     assert ratio([2.0, 6.0, 2.0, 6.0], [1.0, 3.0, 1.0, 3.0]) == 2.0
 
 
+def test_a_call_beside_is_made_before_and_after_each_of_the_others() -> None:
+    seen: list[str] = []
+    calls = {name: (lambda name=name: seen.append(name)) for name in "abp"}
+    times = alternate(calls, 2, warm=0, beside="p")
+    assert "".join(seen) == "papbp" + "bpap"
+    assert len(times["p"].calls) == 5 and len(times["a"].calls) == 2
+    p, a, b = (times[name] for name in "pab")
+    assert a.before == [p.calls[0], p.calls[3]] and a.after == [p.calls[1], p.calls[4]]
+    assert b.before == [p.calls[1], p.calls[2]] and b.after == [p.calls[2], p.calls[3]]
+
+
+def test_over_is_of_the_mean_beside_whatever_the_machine_does_meanwhile() -> None:
+    speeds = (1.0, 3.0, 2.0)  # of which the machine has another one at each call
+    times = Times(
+        [Spent(5.0 * s, 4.0 * s, 2.0 * s) for s in speeds],
+        [Spent(0.5 * s, 0.25 * s, 1.0 * s) for s in speeds],
+        [Spent(1.5 * s, 0.75 * s, 1.0 * s) for s in speeds],
+    )
+    assert times.over() == 5.0 and times.over(clock="busy") == 8.0
+    assert times.over(clock="cpu") == 2.0
+    assert times.over([2.0 * s for s in speeds]) == 2.0
+
+
 def test_a_sleep_counts_as_busy_and_waiting_for_a_core_does_not() -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux says how long a thread waited")
@@ -61,12 +85,10 @@ def test_a_sleep_counts_as_busy_and_waiting_for_a_core_does_not() -> None:
         for neighbour in neighbours:
             neighbour.kill()
             neighbour.wait()
-    wall, busy, cpu = (
-        np.median(v) for v in (times["work"].wall, times["work"].busy, times["work"].cpu)
-    )
+    wall, busy, cpu = (np.median(times["work"].by(clock)) for clock in get_args(Clock))
     assert wall > 1.3 * cpu, "the neighbours took nothing"
     assert busy == pytest.approx(cpu, rel=0.25)
-    assert np.median(times["nap"].busy) >= 0.029
+    assert np.median(times["nap"].by("busy")) >= 0.029
 
 
 def test_the_machine_is_said_in_one_line_with_its_threads_flags_and_load() -> None:
