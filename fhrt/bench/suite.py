@@ -159,7 +159,8 @@ def _network_rows(
                 s.key: partial(sessions[s.key], given) for s in same
             }
             calls |= {"copy": copy.call, "product": product.call}
-            times = alternate(calls, options.rounds, options.most, beside="product")
+            sure = [setup.key for setup in same if setup.precision != "int8"]
+            times = alternate(calls, options.rounds, options.most, beside="product", sure=sure)
             for setup in same:
                 row: dict[str, Any] = {
                     "kind": "network",
@@ -207,8 +208,8 @@ def _share(
     copy: Ceiling,
 ) -> dict[str, Any]:
     """What a call computes and moves, and the two ceilings; bound: the one that it would take
-    longer at, and share: of that one (Williams and others, Roofline, 2009). Raises as
-    `count_graph`."""
+    longer at, and share: of that one (Williams and others, Roofline, 2009), with its relative
+    standard error. Raises as `count_graph`."""
     work = count_graph(setup.file, shape)
     found: dict[str, Any] = {
         **work.figures(),
@@ -222,6 +223,7 @@ def _share(
         }
         found["bound"] = max(floors, key=lambda name: floors[name])
         found["share"] = floors[found["bound"]] / times[setup.key].over()
+        found["error"] = times[setup.key].error()
     return found
 
 

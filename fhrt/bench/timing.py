@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 WARM = 2
 REST = 0.005  # s before each call: OpenMP's threads go on spinning for some ms after theirs
 LEAST_ROUNDS = 5
+SURE, LONGER = 0.02, 3  # SURE: standard error of a ratio
 TASKS = Path("/proc/self/task")
 
 
@@ -58,11 +60,23 @@ class Times:
     def over(self, own: Sequence[float] = (), clock: Clock = "wall") -> float:
         """The median of each call over the mean of the two beside it; own: seconds to take in place
         of the whole call's, such as a part of it took."""
-        sums = [
-            getattr(one, clock) + getattr(two, clock)
+        return float(np.median(self._ratios(own, clock)))
+
+    def error(self) -> float:
+        """The relative standard error of `over` on the wall clock, as if calls were independent and
+        normal but for outliers: 1.2533 σ / √n, σ from the median absolute deviation."""
+        ratios = self._ratios()
+        middle = np.median(ratios)
+        sigma = 1.4826 * np.median(np.abs(ratios - middle))
+        return float(1.2533 * sigma / len(ratios) ** 0.5 / middle)
+
+    def _ratios(self, own: Sequence[float] = (), clock: Clock = "wall") -> NDArray[np.float64]:
+        beside = [
+            (getattr(one, clock) + getattr(two, clock)) / 2
             for one, two in zip(self.before, self.after, strict=True)
         ]
-        return ratio(own or self.by(clock), [each / 2 for each in sums])
+        ratios: NDArray[np.float64] = np.array(own or self.by(clock)) / np.array(beside)
+        return ratios
 
     def figures(self) -> dict[str, float]:
         """Wall-clock percentiles, linearly interpolated; of few rounds, p99 is nearly the
@@ -83,10 +97,13 @@ def alternate(
     most: float = float("inf"),
     warm: int = WARM,
     beside: str = "",
+    sure: Sequence[str] = (),
 ) -> dict[str, Times]:
     """Time the calls in turn, after `warm` rounds that do not count. most: seconds after which no
     further round begins once LEAST_ROUNDS (or `rounds`, where that is less) are done. beside: the
-    one of them that is made before and after each of the others, in place of once a round."""
+    one of them that is made before and after each of the others, in place of once a round. sure:
+    those whose ratio to it is to be known to SURE: until then, up to LONGER times the rounds and
+    the seconds."""
     for _ in range(warm):
         for call in calls.values():
             call()
@@ -96,9 +113,12 @@ def alternate(
     with _waiting() as waited:
         if beside:
             taken[beside].calls.append(_timed(calls[beside], waited))
-        for done in range(rounds):
-            if done >= LEAST_ROUNDS and time.perf_counter() - begun > most:
-                break
+        for done in range(LONGER * rounds):
+            seconds = time.perf_counter() - begun
+            if done >= rounds or (seconds > most and done >= LEAST_ROUNDS):
+                known = all(taken[name].error() <= SURE for name in sure)
+                if known or seconds > LONGER * most:
+                    break
             for name in order:
                 taken[name].calls.append(_timed(calls[name], waited))
                 if beside:
@@ -108,11 +128,6 @@ def alternate(
                     taken[name].after.append(after)
             order.reverse()
     return taken
-
-
-def ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """The median over the rounds of one over the other of the same round."""
-    return float(np.median(np.array(one) / np.array(other)))
 
 
 def _timed(call: Callable[[], object], waited: Callable[[], float]) -> Spent:

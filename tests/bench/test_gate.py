@@ -171,7 +171,7 @@ def test_a_clean_tree_passes_five_times_in_a_row_and_a_fifth_slower_fails(
     setups, _ = plan(["restore"], ["onnx"], ["fp32"], ["cpu"])
 
     def measured() -> list[dict[str, Any]]:
-        return steady_rows(Options(), setups)
+        return steady_rows(Options(rounds=20), setups)
 
     def slow_keys() -> set[str]:
         return {finding.key for finding in gate.confirmed(old, results(rows=measured()), measured)}

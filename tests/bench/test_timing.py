@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fhrt.bench.machine import describe, line
-from fhrt.bench.timing import LEAST_ROUNDS, Clock, Spent, Times, alternate, ratio
+from fhrt.bench.timing import LEAST_ROUNDS, LONGER, SURE, Clock, Spent, Times, alternate
 from fhrt.runtime.cpu import usable_cores
 
 
@@ -38,11 +38,6 @@ def test_figures_are_numpys_percentiles_of_the_wall_clock() -> None:
     assert figures["rounds"] == 5
 
 
-def test_a_ratio_is_of_the_same_round() -> None:
-    # both are three times as slow in half of the rounds, as with a neighbour
-    assert ratio([2.0, 6.0, 2.0, 6.0], [1.0, 3.0, 1.0, 3.0]) == 2.0
-
-
 def test_a_call_beside_is_made_before_and_after_each_of_the_others() -> None:
     seen: list[str] = []
     calls = {name: (lambda name=name: seen.append(name)) for name in "abp"}
@@ -64,6 +59,27 @@ def test_over_is_of_the_mean_beside_whatever_the_machine_does_meanwhile() -> Non
     assert times.over() == 5.0 and times.over(clock="busy") == 8.0
     assert times.over(clock="cpu") == 2.0
     assert times.over([2.0 * s for s in speeds]) == 2.0
+
+
+def test_the_error_is_that_of_a_median_and_more_rounds_are_made_until_it_is_small() -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(rounds: int) -> Times:
+        one = [Spent(1.0, 1.0, 1.0)] * rounds
+        calls = [Spent(float(w), 1.0, 1.0) for w in rng.normal(2.0, 0.2, rounds)]
+        return Times(calls, one, one)
+
+    medians = [noisy(100).over() for _ in range(400)]
+    assert noisy(100_000).error() * 1000**0.5 == pytest.approx(np.std(medians) / 2, rel=0.1)
+
+    slept = iter(rng.uniform(0.001, 0.01, 1000))
+    calls = {"noisy": lambda: time.sleep(next(slept)), "beside": lambda: time.sleep(0.002)}
+    usual = alternate(calls, 6, warm=0, beside="beside")["noisy"]
+    longer = alternate(calls, 6, warm=0, beside="beside", sure=["noisy"])["noisy"]
+    assert len(usual.calls) == 6 < len(longer.calls)
+    assert longer.error() <= SURE or len(longer.calls) == 6 * LONGER
+    quiet = {"a": lambda: time.sleep(0.02), "beside": lambda: time.sleep(0.02)}
+    assert len(alternate(quiet, 6, warm=0, beside="beside", sure=["a"])["a"].calls) == 6
 
 
 def test_a_sleep_counts_as_busy_and_waiting_for_a_core_does_not() -> None:
