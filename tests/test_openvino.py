@@ -372,7 +372,7 @@ def test_on_a_gpu_auto_stays_with_onnx(
 ) -> None:
     on_gpu = SimpleNamespace(device="cuda:0", runtime="onnx")
     monkeypatch.setattr(choosing, "offers_cuda", lambda: True)
-    monkeypatch.setattr(choosing, "OnnxSession", lambda *_: on_gpu)
+    monkeypatch.setattr(choosing, "open_onnx", lambda *_: on_gpu)
     assert open_session(SMALL, device, threads=1) is on_gpu
     assert measured == []
 
@@ -388,7 +388,7 @@ def test_a_gpu_that_cannot_be_used_leaves_the_choice_to_the_cpu(
         return OnnxSession(model, "cpu", *more)
 
     monkeypatch.setattr(choosing, "offers_cuda", lambda: True)
-    monkeypatch.setattr(choosing, "OnnxSession", cpu)
+    monkeypatch.setattr(choosing, "open_onnx", cpu)
     assert open_session(SMALL, "auto", threads=1).device == "cpu"
     assert opened[0] == "auto" and measured == [SMALL]
 
@@ -397,3 +397,27 @@ def test_the_library_is_the_installed_one() -> None:
     from importlib.metadata import version
 
     assert library().__version__.startswith(version("openvino"))
+
+
+FREED_ELSEWHERE = """
+import os, signal, threading
+from fhrt.runtime.session import open_session
+
+held = [open_session("restore", "cpu", "openvino", 1)]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    threading.Event().wait(30)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_ctrl_c_interrupts_also_after_a_session_was_freed_in_another_thread() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FREED_ELSEWHERE], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr

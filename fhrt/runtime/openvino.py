@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,21 @@ def library() -> Any:
 
 def multiplies_bf16() -> bool:
     """Whether the processor multiplies bf16 itself (AMX, AVX-512-BF16)."""
-    return "BF16" in library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process, never freed: it gives the thread that it is made in a stack for
+    signals, and one that is freed in another thread leaves that thread without it, so that the next
+    Ctrl-C ends the process."""
+    return library().Core()
 
 
 def _compile(path: Path, options: dict[str, str]) -> Any:
     """The compiled model. What OpenVINO made of it is kept in the cache, under its sha256, and one
     process at a time writes there, since OpenVINO writes in place."""
-    core = library().Core()
+    core = _core()
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
