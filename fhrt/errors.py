@@ -6,6 +6,7 @@
     ├── RuntimeMissing   1  a device, runtime or package that was asked for is not here
     │   └── DeviceLost   1  a device that was here has failed
     └── ModelError       1  a model file that is missing, broken, or not what it should be
+        └── EngineMisfit 1  an engine for another GPU, driver or release than are here
 
 A message is one line: what is wrong, where, and what to do.
 """
@@ -42,6 +43,15 @@ class DeviceLost(RuntimeMissing):
 
 class ModelError(FhrtError):
     """A model or weight file that is missing, damaged or does not fit its recipe."""
+
+
+class EngineMisfit(ModelError):
+    """An engine that was built for another GPU, driver or release than are here, or is refused by
+    the library. reason: that alone, without the file and what to do."""
+
+    def __init__(self, engine: object, reason: str, remedy: str) -> None:
+        super().__init__(f"{engine}: {reason}; {remedy}")
+        self.reason = reason
 
 
 def known_names(word: str, known: Iterable[str]) -> str:

@@ -20,10 +20,11 @@ import numpy as np
 from fhrt.carry import Found, follow
 from fhrt.detect import open_detector
 from fhrt.errors import InputError, UsageError
+from fhrt.exporting.engine_cache import open_fitting
 from fhrt.faces import Face, Matrix, Picture, choose_side, crop, crop_matrix, enlarge, paste
 from fhrt.layout import to_batch, to_pictures
 from fhrt.runtime.frames import DeviceSession, GpuFrames
-from fhrt.runtime.session import Session, open_session
+from fhrt.runtime.session import Session
 
 SCALES = (1, 2, 4)
 
@@ -78,6 +79,8 @@ class Restorer:
     A session that takes arrays of its GPU has all of crop, restore and paste done there
     (`fhrt.runtime.frames`).
 
+    An engine that does not fit the machine is replaced by one that does (`open_fitting`).
+
     Raises UsageError for words it does not know, RuntimeMissing where a device or runtime that was
     asked for cannot be had, ModelError for a model or detector file that cannot be used; and
     DeviceLost, from `frames` and `restore`, once such a GPU has failed.
@@ -101,7 +104,7 @@ class Restorer:
         if every < 1:
             raise UsageError(f"every {every} is less than 1, which looks for faces in each frame")
         self.scale, self.group, self.every = scale, group, every
-        self.session: Session = open_session(model, device, runtime, threads)
+        self.session: Session = open_fitting(model, device, runtime, threads)
         if self.session.scale != 1:
             name, factor = self.session.name, self.session.scale
             raise UsageError(

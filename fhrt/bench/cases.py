@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from fhrt.errors import FhrtError, RuntimeMissing, UsageError, known_names
+from fhrt.exporting.engine_cache import open_fitting
 from fhrt.models import PRECISIONS, Recipe
 from fhrt.runtime.session import (
     RUNTIMES,
     Batch,
     Session,
     find_recipe,
-    open_session,
     parse_device,
 )
 
@@ -100,14 +100,14 @@ def setup_of(model: str, runtime: str, precision: str, device: str, artifacts: P
 
 
 def open_setup(setup: Setup, threads: int = 0) -> Session:
-    """Open it. Raises as `open_session`, and RuntimeMissing where it would run on another device,
+    """Open it. Raises as `open_fitting`, and RuntimeMissing where it would run on another device,
     or in OpenVINO at another precision."""
     if setup.runtime == "openvino" and setup.precision == "bf16":
         return _openvino_bf16(setup, threads)
     model: str | Path | Recipe = setup.recipe
     if setup.precision != "fp32" or setup.runtime == "tensorrt":
         model = setup.file
-    session = open_session(model, setup.device, setup.runtime, threads)
+    session = open_fitting(model, setup.device, setup.runtime, threads)
     if not session.device.startswith(setup.device.partition(":")[0]):
         raise RuntimeMissing(f"{setup.key} would run on {session.device}")
     return session

@@ -137,11 +137,11 @@ def _restoration(
 def _open(names: list[str], device: str, runtime: str) -> dict[str, Session]:
     """The models by what to call them: the recipe's name, or the path where two share that."""
     from fhrt.errors import UsageError
-    from fhrt.runtime.session import open_session
+    from fhrt.exporting.engine_cache import open_fitting
 
     networks: dict[str, Session] = {}
     for name in names:
-        session = open_session(name, device, runtime)
+        session = open_fitting(name, device, runtime)
         shown = name if session.name in networks else session.name
         if shown in networks:
             raise UsageError(f"{name} is named twice")
@@ -158,15 +158,15 @@ def _overview(
     runtime: str,
 ) -> dict[str, Any]:
     """Prints the table of all systems; with a folder, writes it there with a contact sheet."""
+    from fhrt.exporting.engine_cache import open_fitting
     from fhrt.pictures import encode_picture
     from fhrt.quality import overview, tables
     from fhrt.quality.report import write_files
-    from fhrt.runtime.session import open_session
 
     if report is not None:
         write_files(report, {})  # a folder that cannot be made is said before minutes of scoring
     scored = overview.score_systems(
-        data, lambda recipe: open_session(recipe, device, runtime), embedder, niqe
+        data, lambda recipe: open_fitting(recipe, device, runtime), embedder, niqe
     )
     table = tables.markdown(overview.cells(scored))
     print(table, end="", flush=True)

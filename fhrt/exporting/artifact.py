@@ -88,7 +88,8 @@ def card(recipe: Recipe, facts: dict[str, Any]) -> str:
     ]
     for step in facts["steps"]:
         size = f"{step['bytes'] / 1e6:.1f} MB, {step['seconds']:.1f} s"
-        lines.append(f"- {step['to']}: {size}")
+        seen = "" if step["parity"] else "; not run here, thus compared with nothing"
+        lines.append(f"- {step['to']}: {size}{seen}")
         for against, parity in step["parity"].items():
             apart = f"largest difference {parity['largest']:.2g}, {parity['psnr']:.0f} dB"
             lines.append(f"  - against {against}, {parity['inputs']:.0f} inputs: {apart}")

@@ -1,22 +1,92 @@
-"""Engines that are kept: one that no longer fits is built anew, once, and it is said why."""
+"""Engines that are kept: one that no longer fits is built anew, once, and it is said why.
+
+`open_fitting` is how the rest of fhrt opens a model; an engine for another GPU or release than are
+here is replaced there by one that is built from the ONNX beside it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
-from fhrt.errors import InputError
+from fhrt.errors import EngineMisfit, InputError
 from fhrt.exporting.builders import DEFAULTS, EngineOptions
 from fhrt.exporting.engine import EngineFacts, Progress, build_engine, engine_key
 from fhrt.exporting.profile import Profile
+from fhrt.models import Recipe
 from fhrt.pictures import write_atomically
+from fhrt.runtime.session import Session, find_recipe, open_session, parse_device
 from fhrt.weights import cache_folder
 
 SIDE_BY_SIDE = ("gpu", "compute_capability", "library", "profile", "options")
+
+
+def open_fitting(
+    model: str | Path | Recipe, device: str = "auto", runtime: str = "auto", threads: int = 0
+) -> Session:
+    """As `runtime.session.open_session`; but where the engine of an artifact does not fit the GPU,
+    driver or library that are here, the one for them is opened, which the cache keeps, and which is
+    built first, with a RuntimeWarning that says why, where it is not there yet. Raises as
+    `open_session` and `build_engine`."""
+    try:
+        return open_session(model, device, runtime, threads)
+    except EngineMisfit as error:
+        wish = _wish(Path(find_recipe(model).file).parent)
+        if wish is None:
+            raise
+        return _reopen(find_recipe(model), parse_device(device)[1], error, *wish)
+
+
+def _wish(folder: Path) -> tuple[Profile, EngineOptions, str] | None:
+    """What the engine of an artifact was to be, for the machine it is opened on, and its precision;
+    None where the manifest does not say."""
+    try:
+        facts: Any = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        ranges = {name: tuple(sizes) for name, sizes in facts["build"]["profile"].items()}
+        options = EngineOptions(**facts["build"]["options"])
+        library, precision = str(facts["engine"]["library"]), str(facts["precision"])
+        return (
+            Profile(**ranges),
+            replace(options, library=library, compute_capabilities=()),
+            precision,
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _reopen(
+    recipe: Recipe,
+    index: int,
+    why: EngineMisfit,
+    profile: Profile,
+    options: EngineOptions,
+    precision: str,
+) -> Session:
+    from fhrt.runtime.tensorrt import TensorRtSession
+
+    onnx, refused = Path(recipe.file), ""
+    target = engine_path(onnx, profile, options)
+    while True:
+        facts, built = engine_for(onnx, target, profile, options, refused=refused)
+        if built:
+            warnings.warn(
+                f"{onnx.with_name('model.engine')}: {refused or why.reason}; built anew of "
+                f"{onnx.name} in {facts.seconds:.0f} s, and kept",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        try:
+            return TensorRtSession(recipe, target, facts.key, precision, index)
+        except EngineMisfit as error:
+            if built:
+                raise
+            refused = error.reason  # of the kept one, such as by another driver
 
 
 def engine_for(

@@ -8,6 +8,7 @@ from fhrt.errors import UsageError
 from fhrt.models import Recipe
 
 Sizes = tuple[int, int, int]  # smallest, the one to be fastest at, largest
+AXES = (0, 2, 3)  # of (N, C, H, W), which `Profile.ranges` are for
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,13 @@ class Profile:
         return ", ".join(f"{name} {spelt(sizes)}" for name, sizes in self.ranges().items())
 
     def ranges(self) -> dict[str, Sizes]:
-        """The three ranges by name, in the order of the axes that they are for: 0, 2 and 3."""
+        """The three ranges by name, in the order of AXES."""
         return {"batch": self.batch, "height": self.height, "width": self.width}
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an engine of this profile takes an (N, C, H, W)."""
+        ranges = zip(AXES, self.ranges().values(), strict=True)
+        return all(low <= shape[axis] <= high for axis, (low, _, high) in ranges)
 
     def shapes(self, channels: int) -> list[tuple[int, int, int, int]]:
         """The smallest, the fastest and the largest (N, C, H, W)."""
@@ -41,7 +47,7 @@ class Profile:
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UsageError for an (N, C, H, W) that an engine of this profile does not take."""
-        for axis, (name, sizes) in zip((0, 2, 3), self.ranges().items(), strict=True):
+        for axis, (name, sizes) in zip(AXES, self.ranges().items(), strict=True):
             if not sizes[0] <= shape[axis] <= sizes[2]:
                 raise UsageError(
                     f"{name} {shape[axis]} is outside the engine's profile, {spelt(sizes)}; "

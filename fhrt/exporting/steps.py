@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,8 @@ from fhrt.models import PRECISIONS, Recipe
 from fhrt.pictures import read_photo
 from fhrt.quality.protocols import bicubic, files_of
 from fhrt.quality.scoring import rate
+from fhrt.runtime.gpu import find_gpu
+from fhrt.runtime.session import PICTURE_TASKS
 
 TARGETS = ("onnx", "fp16", "bf16", "int8", "tensorrt", "triton")
 FACES = 16  # of a folder, that outputs are compared on
@@ -109,9 +111,12 @@ def export(
                 more["costs"] = cost(recipe, exact, shown, wish.faces)
             shown.unlink(missing_ok=True)
         if wish.to == "tensorrt":
-            built = _engine(model, folder / "model.engine", profile, wish.engine, progress)
-            steps.append(artifact.Step("tensorrt", built.seconds, built.bytes))
+            engine = folder / "model.engine"
+            built = _engine(model, engine, profile, wish.engine, progress)
+            parity = _engine_parity(source, wish, exact, engine, built, profile, inputs)
+            steps.append(artifact.Step("tensorrt", built.seconds, built.bytes, parity))
             more["engine"] = built.key
+            more["build"] = {"profile": asdict(profile), "options": asdict(wish.engine)}
         if wish.polygraphy:
             more["polygraphy"] = crosscheck(
                 exact,
@@ -186,6 +191,39 @@ def _engine(
         if "cannot read" not in str(error) or not find_spec("polygraphy"):
             raise
         raise ModelError(f"{error}; {' '.join(capability(model).split())}") from error
+
+
+def _engine_parity(
+    source: Source,
+    wish: Wish,
+    exact: Path,
+    engine: Path,
+    built: EngineFacts,
+    profile: Profile,
+    inputs: dict[str, list[np.ndarray]],
+) -> dict[str, dict[str, float]]:
+    """Of the engine beside fp32, on the inputs that its profile takes; nothing where there is no
+    GPU to run it, and for a network that gives no picture, which `--polygraphy` compares."""
+    recipe = source.recipe
+    if find_gpu() is None or recipe.task not in PICTURE_TASKS:
+        return {}
+    from fhrt.runtime.tensorrt import TensorRtSession
+
+    shapes = [(batch, height, width) for batch, _, height, width in profile.shapes(3)[:2]]
+    given = {"seeded pictures": samples(recipe, shapes)}
+    given["faces"] = [face for face in inputs.get("faces", []) if profile.takes(face.shape)]
+    precision = "fp16" if wish.engine.tf32 and wish.lowest == "fp32" else wish.lowest
+    session = TensorRtSession(recipe, engine, built.key, wish.lowest)
+    found = {}
+    try:
+        for name, values in given.items():
+            if values:
+                parity = compare(of_graph(exact), lambda batch: [session(batch)], values)
+                found[f"fp32, {name}"] = parity.figures()
+                check_parity(recipe, precision, parity)
+    finally:
+        session.close()
+    return found
 
 
 def cost(recipe: Recipe, exact: Path, other: Path, faces: Path) -> dict[str, float]:

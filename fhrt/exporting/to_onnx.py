@@ -6,6 +6,7 @@ import ast
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,14 @@ def store_half(graph: Any) -> None:
     graph.graph.node.extend(nodes)
 
 
-def samples(recipe: Recipe) -> list[np.ndarray]:
-    """Seeded inputs of every shape that matters: smooth pictures and noise, float32 in [0, 1]."""
+def samples(recipe: Recipe, shapes: Sequence[tuple[int, int, int]] = ()) -> list[np.ndarray]:
+    """Seeded inputs, smooth pictures and noise, float32 in [0, 1]: of the (N, H, W) given, or of
+    every shape that matters."""
     rng = np.random.default_rng(0)
     step = recipe.multiple
-    if recipe.fixed:
+    if recipe.fixed and not shapes:
         shapes = [(1, step, step), (3, step, step)]
-    else:
+    elif not shapes:
         step = step * math.ceil(8 / step)
         shapes = [(1, 4 * step, 4 * step), (3, 8 * step, 5 * step), (2, 16 * step, 16 * step)]
     made = []

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fhrt.errors import ModelError, RuntimeMissing, UsageError, first_line, known_names
+from fhrt.errors import EngineMisfit, RuntimeMissing, UsageError, first_line, known_names
 from fhrt.runtime.gpu import Gpu
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}  # the extra of fhrt that installs each
@@ -67,7 +67,7 @@ def listener(trt: Any) -> Any:
 
 
 def check_key(engine: Path, key: Mapping[str, str], trt: Any, gpu: Gpu, remedy: str) -> None:
-    """Raises ModelError, which ends with the remedy, for an engine that was built by another
+    """Raises EngineMisfit, which ends with the remedy, for an engine that was built by another
     release or for another GPU. key: what it was built of, for and with, as in manifest.json. Its
     driver does not matter: the library itself refuses an engine that a driver cannot run."""
     options, capability = key.get("options", ""), gpu.compute_capability
@@ -85,4 +85,4 @@ def check_key(engine: Path, key: Mapping[str, str], trt: Any, gpu: Gpu, remedy: 
         of = key.get("gpu") or f"compute capability {key.get('compute_capability')}"
         wrong = f"{of}, and {gpu.name} ({capability}) is here"
     if wrong:
-        raise ModelError(f"{engine}: built for {wrong}; {remedy}")
+        raise EngineMisfit(engine, f"built for {wrong}", remedy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,8 +22,12 @@ TENSORRT = [release for release in NAMES if release.startswith("tensorrt ")]
 PLAN = b"ftrt of the stand-in"
 
 
-def standin(release: str) -> Any:
-    """The module, with `built`: a namespace a build, of what the builder was asked for."""
+Plan = Callable[[str, list[tuple[int, ...]]], bytes]
+
+
+def standin(release: str, plan: Plan = lambda path, shapes: PLAN) -> Any:
+    """The module, with `built`: a namespace a build, of what the builder was asked for. plan: what
+    an engine is of the path of its ONNX and the smallest, fastest and largest input."""
     names = NAMES[release]
     module: Any = ModuleType("tensorrt")
     module.__version__ = release.split()[1]
@@ -134,6 +139,7 @@ def standin(release: str) -> Any:
         def parse_from_file(self, path: str) -> bool:
             graph = onnx.load(path).graph
             network = self._network
+            network._path = path
             network.num_inputs, network.num_layers = len(graph.input), len(graph.node)
             dims = graph.input[0].type.tensor_type.shape.dim
             shape = tuple(dim.dim_value or -1 for dim in dims)
@@ -170,7 +176,8 @@ def standin(release: str) -> Any:
                 self._logger.log(ILogger.WARNING, "careful")
                 self._logger.log(ILogger.ERROR, module.fails_with)
                 return None
-            return IHostMemory(PLAN)
+            (shapes,) = asked["profile"].values()
+            return IHostMemory(plan(network._path, list(shapes)))
 
     for kind in (
         Builder,

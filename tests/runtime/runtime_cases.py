@@ -62,7 +62,7 @@ def pictures(count: int, height: int = 64, width: int = 64, seed: int = 0) -> np
     return (soft + rng.normal(0, 0.05, soft.shape)).clip(0, 1).astype(np.float32)
 
 
-def stand_in(patch: pytest.MonkeyPatch, release: str) -> tuple[Any, Driver]:
+def stand_in(patch: pytest.MonkeyPatch, release: str, here: gpu.Gpu = L4) -> tuple[Any, Driver]:
     """Puts a library and a GPU of the host in the place of the real ones."""
     pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
     driver = Driver()
@@ -72,6 +72,6 @@ def stand_in(patch: pytest.MonkeyPatch, release: str) -> tuple[Any, Driver]:
     patch.setattr("cuda.core.Device", devices(driver))
     patch.setitem(sys.modules, module.__name__, module)
     for user in (tensorrt, gpu):
-        patch.setattr(user, "find_gpu", lambda index=0: L4 if index == 0 else None)
+        patch.setattr(user, "find_gpu", lambda index=0: here if index == 0 else None)
     patch.setattr(tensorrt, "Stream", Gpu)
     return module, driver
