@@ -232,6 +232,7 @@ def _resident(session: Any) -> Callable[[Any], Call]:
     def prepare(batch: Any) -> Call:
         given = cuda.DeviceArray(batch.shape, 0, session.gpu.stream)
         cuda.call("cuMemcpyHtoD", given.address, batch.ctypes.data, batch.nbytes)
+        cuda.call("cuCtxSynchronize")
         return lambda: session(given)
 
     return prepare

@@ -26,6 +26,7 @@ from fhrt.models import Recipe
 from fhrt.pictures import write_atomically
 from fhrt.runtime.cpu import find_processor, usable_cores
 from fhrt.runtime.onnx import OnnxSession, offers_cuda
+from fhrt.runtime.onnx_gpu import open_onnx
 from fhrt.runtime.openvino import OpenVinoSession, multiplies_bf16
 from fhrt.runtime.session import Batch, Session
 from fhrt.weights import cache_folder
@@ -47,7 +48,7 @@ class Choice:
 def open_fastest(model: Recipe, device: str, index: int, threads: int) -> Session:
     """ONNX Runtime where it has a GPU; else as `choose` says. Raises as OnnxSession does."""
     if device == "cuda" or (device == "auto" and offers_cuda()):
-        session = OnnxSession(model, device, index, threads)
+        session = open_onnx(model, device, index, threads)
         if session.device != "cpu":
             return session
     choice = choose(model, threads)

@@ -92,15 +92,16 @@ def capture(stream: Any, enqueue: Callable[[], None]) -> Any:
 
 
 class DeviceArray:
-    """float32 values on a GPU, contiguous; freed with this object. torch, CuPy, pycuda and
-    `fhrt.cuda.launch` take it as it is (`__cuda_array_interface__`). Raises as `call`."""
+    """float32 values on a GPU, contiguous, written in the order of a stream; freed with this
+    object, in that order, too. torch, CuPy, pycuda and `fhrt.cuda.launch` take it as it is
+    (`__cuda_array_interface__`, which makes them wait for the stream). Raises as `call`."""
 
     dtype = np.dtype(np.float32)
 
     def __init__(self, shape: tuple[int, ...], index: int, stream: Any) -> None:
         from cuda import core
 
-        self.shape = shape
+        self.shape, self.stream = shape, int(stream.handle)
         try:
             device = core.Device(index)
             device.set_current()  # cuda.core wants this of each thread
@@ -112,15 +113,18 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return interface(self.address, self.shape, self.dtype)
+        return interface(self.address, self.shape, self.dtype, self.stream)
 
 
-def interface(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """`__cuda_array_interface__` of contiguous values that are ready to be read."""
+def interface(
+    address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None
+) -> dict[str, Any]:
+    """`__cuda_array_interface__` of contiguous values that can be read in the order of a stream, or
+    that were waited for."""
     return {
         "shape": shape,
         "typestr": dtype.str,
         "data": (address, False),
         "version": 3,
-        "stream": None,  # it was waited for
+        "stream": stream,
     }

@@ -23,10 +23,16 @@ PROVIDERS = {
 
 
 def open_graph(
-    path: Path, device: str, index: int = 0, threads: int = 0, tensorrt: bool = False
+    path: Path,
+    device: str,
+    index: int = 0,
+    threads: int = 0,
+    tensorrt: bool = False,
+    stream: int = 0,
 ) -> tuple[Any, str]:
     """An onnxruntime.InferenceSession and the device it really runs on. tensorrt: whether the GPU
-    is to run it through TensorRT, whose engines are kept in the cache folder.
+    is to run it through TensorRT, whose engines are kept in the cache folder. stream: the handle of
+    the CUDA stream that the work goes to, 0 for one of its own.
 
     onnxruntime-gpu lists CUDA and TensorRT also where their libraries are missing and then runs on
     the CPU: what counts is what the opened session says. Raises RuntimeMissing or ModelError.
@@ -50,13 +56,15 @@ def open_graph(
     if must and not here:
         raise _missing(asked, index, "there is no such NVIDIA GPU, or no driver for it")
     wanted: list[Any] = [PROVIDERS["cpu"]]
+    where: dict[str, Any] = {"device_id": index}
+    where |= {"user_compute_stream": str(stream)} if stream else {}
     if device != "cpu" and here and offers_cuda():
         _load_libraries(asked)
         # fp32 is fp32, not TF32, as in engines
-        wanted.insert(0, (PROVIDERS["cuda"], {"device_id": index, "use_tf32": 0}))
+        wanted.insert(0, (PROVIDERS["cuda"], where | {"use_tf32": 0}))
     if tensorrt:
         kept = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(_engines())}
-        wanted.insert(0, (PROVIDERS["tensorrt"], {"device_id": index} | kept))
+        wanted.insert(0, (PROVIDERS["tensorrt"], where | kept))
     try:
         session = ort.InferenceSession(path, options, providers=wanted, enable_fallback=False)
     except Exception as error:  # onnxruntime's own errors share no public class
@@ -135,14 +143,20 @@ class OnnxSession:
     precision = "fp32"
 
     def __init__(
-        self, model: Recipe, device: str, index: int, threads: int, tensorrt: bool = False
+        self,
+        model: Recipe,
+        device: str,
+        index: int,
+        threads: int,
+        tensorrt: bool = False,
+        stream: int = 0,
     ) -> None:
         if tensorrt and device == "cpu":
             raise UsageError("onnx-tensorrt runs on a GPU: use --device cuda:0, or --runtime onnx")
         self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
         self.runtime = "onnx-tensorrt" if tensorrt else "onnx"
         path = model.onnx_path()
-        self._graph, self.device = open_graph(path, device, index, threads, tensorrt)
+        self._graph, self.device = open_graph(path, device, index, threads, tensorrt, stream)
         self._index, self._multiple = index, model.multiple
         given = self._graph.get_inputs()[0]
         self._input, self._output = given.name, self._graph.get_outputs()[0].name

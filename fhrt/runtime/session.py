@@ -103,9 +103,9 @@ def open_session(
         from fhrt.runtime.choice import open_fastest
 
         return open_fastest(found, kind, index, threads)
-    from fhrt.runtime.onnx import OnnxSession
+    from fhrt.runtime.onnx_gpu import open_onnx
 
-    return OnnxSession(found, kind, index, threads, runtime == "onnx-tensorrt")
+    return open_onnx(found, kind, index, threads, runtime == "onnx-tensorrt")
 
 
 def find_recipe(model: str | Path | Recipe) -> Recipe:

@@ -25,6 +25,7 @@ import numpy as np
 from fhrt.cuda.launch import Gpu as Stream
 from fhrt.errors import (
     DeviceLost,
+    EngineMisfit,
     FhrtError,
     ModelError,
     RuntimeMissing,
@@ -83,13 +84,15 @@ class TensorRtSession:
     engine: its file. key: of the engine (`check_key`). precision: of the graph it was built from.
     index: of the GPU. Host arrays come back as host arrays; an array on the GPU (DLPack or
     `__cuda_array_interface__`) as a `cuda.DeviceArray`, with nothing copied to the host. `gpu`
-    launches kernels on the stream that the engine runs on. May be called by several threads, one
+    launches kernels on the stream that the engine runs on; a `cuda.DeviceArray` of that stream is
+    not waited for. May be called by several threads, one
     of which runs at a time: `fhrt run --jobs` restores photographs in threads that share a session,
     and two batches at once on one GPU would only need the memory twice.
 
     Where memory does not suffice, the batch halves, and a RuntimeWarning says so once. Raises
     RuntimeMissing without the library, cuda-python or the GPU, DeviceLost once that has failed;
-    ModelError for an engine that does not fit; UsageError for a shape outside its profile.
+    EngineMisfit for an engine that does not fit, ModelError for one that cannot be read or is none
+    of pictures; UsageError for a shape outside its profile.
     """
 
     def __init__(
@@ -169,7 +172,7 @@ class TensorRtSession:
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             reason = self._listener.reason()
-            raise ModelError(f"{self._file}: {library} refuses it: {reason}; {_remedy(model)}")
+            raise EngineMisfit(self._file, f"{library} refuses it: {reason}", _remedy(model))
         return engine
 
     def _check_tensors(self) -> tuple[str, str]:
@@ -223,6 +226,8 @@ class TensorRtSession:
         self._check(given.shape, given.dtype)
         if not on_host and not given.packed(0):
             raise UsageError("a batch on the GPU must be contiguous")
+        ordered = isinstance(batch, cuda.DeviceArray)
+        ordered = ordered and batch.stream == int(self.gpu.stream.handle)
         made: Any = None
         (count, *shape), done = given.shape, 0
         while done < count:
@@ -244,6 +249,8 @@ class TensorRtSession:
                     work.from_device(given.address, done, (part, *shape))
                     work.run(plan)
                     work.to_device(made.address, done, (part, *plan.output[1:]))
+                    if not ordered:  # its owner may write to it as soon as this returns
+                        cuda.call("cuStreamSynchronize", int(self.gpu.stream.handle))
             except cuda.OutOfMemory:
                 smaller = self._fewer(work.most)
                 work.close()
@@ -356,7 +363,6 @@ class _Workspace:
     def to_device(self, address: int, first: int, shape: Shape) -> None:
         target = address + 4 * first * prod(shape[1:])
         cuda.call("cuMemcpyDtoDAsync", target, self._output, 4 * prod(shape), self._handle)
-        cuda.call("cuStreamSynchronize", self._handle)
 
     def _context(self, shape: Shape) -> tuple[Any, Shape]:
         """A context without memory, given the shape, and the shape that it makes."""

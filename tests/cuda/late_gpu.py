@@ -7,7 +7,6 @@ The driver is that of tests/runtime, the kernels are those that g++ compiles.
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,18 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gpu_standin
 import numpy as np
+import onnxruntime
+import runtime_cases
 from cuda.bindings.driver import CUresult
 from emulator import Emulator
+from gpu_standin import OK, STREAM, Driver
 
 from fhrt.cuda.launch import View
-from fhrt.runtime import cuda
-
-sys.path.append(str(Path(__file__).parents[1] / "runtime"))
-
-import gpu_standin
-import runtime_cases
-from gpu_standin import OK, STREAM, Driver
+from fhrt.runtime import cuda, onnx, onnx_gpu
 
 FRAME = 4096  # bytes; smaller copies are no frames
 
@@ -233,6 +230,67 @@ class LateSession:
 
         self.gpu.driver.enqueue(STREAM, work)
         return made
+
+
+class LateGraph:
+    """An onnxruntime.InferenceSession whose CUDA is the late GPU: what is bound lies there, and a
+    run is done in the order of the stream, or is waited for unless its options say no."""
+
+    def __init__(self, graph: onnxruntime.InferenceSession, driver: LateDriver) -> None:
+        self._graph, self._driver = graph, driver
+        self.batches: list[int] = []
+        self.says = ""  # what the next run fails with
+
+    def get_inputs(self) -> Any:
+        return self._graph.get_inputs()
+
+    def get_outputs(self) -> Any:
+        return self._graph.get_outputs()
+
+    def io_binding(self) -> Any:
+        real = self._graph.io_binding()
+
+        def bind(there: Any) -> Any:
+            def at(name: str, device: str, index: int, kind: Any, shape: Any, address: int) -> None:
+                assert (device, index, kind) == ("cuda", 0, np.float32)
+                self._driver.at(address, 4 * int(np.prod(shape)))
+                there(name, "cpu", 0, kind, shape, address)
+                real.count = shape[0]
+
+            return at
+
+        outside = SimpleNamespace(real=real)
+        outside.bind_input, outside.bind_output = bind(real.bind_input), bind(real.bind_output)
+        return outside
+
+    def run_with_iobinding(self, binding: Any, options: onnxruntime.RunOptions) -> None:
+        if self.says:
+            raise RuntimeError(self.says)
+        self.batches.append(binding.real.count)
+        self._driver.enqueue(STREAM, lambda: self._graph.run_with_iobinding(binding.real))
+        if options.get_run_config_entry(onnx_gpu.NO_WAIT) != "1":
+            self._driver.reach(STREAM, self._driver.issued[STREAM])
+
+
+def put_onnxruntime_in_place(patch: Any, driver: LateDriver, gpu: LateGpu) -> list[LateGraph]:
+    """Make ONNX Runtime's CUDA the late GPU; the graphs that are opened on it."""
+    put_in_place(patch, driver)
+    opened: list[LateGraph] = []
+    plain = onnx.open_graph
+
+    def open_graph(path: Path, device: str, *more: Any) -> tuple[Any, str]:
+        graph, where = plain(path, "cpu", threads=1)
+        if device == "cpu":
+            return graph, where
+        assert more[-1] == STREAM
+        opened.append(LateGraph(graph, driver))
+        return opened[-1], "cuda:0"
+
+    patch.setattr(onnx, "open_graph", open_graph)
+    patch.setattr(onnx_gpu, "offers_cuda", lambda: True)
+    patch.setattr(onnx_gpu, "find_gpu", lambda index=0: runtime_cases.L4)
+    patch.setattr(onnx_gpu, "Gpu", lambda index: gpu)
+    return opened
 
 
 def array(address: int, shape: tuple[int, ...]) -> np.ndarray:

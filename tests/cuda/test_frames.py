@@ -22,6 +22,7 @@ from late_gpu import (
     gpu_standin,
     put_in_place,
     put_library_in_place,
+    put_onnxruntime_in_place,
     runtime_cases,
 )
 
@@ -95,7 +96,7 @@ def late(library: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         on_gpu = LateSession(session, LateGpu(library, driver))
 
         def run(session: Any, pictures: list[Picture], faces: list[list[Face]]) -> Any:
-            monkeypatch.setattr("fhrt.restorer.open_session", lambda *_: session)
+            monkeypatch.setattr("fhrt.restorer.open_fitting", lambda *_: session)
             known = iter(faces)
             monkeypatch.setattr("fhrt.restorer.open_detector", lambda *_: lambda _: next(known))
             return Restorer(**options).frames(pictures)
@@ -321,7 +322,7 @@ def test_threads_share_a_gpu(
     pictures = film(astronaut, 12, sizes=3)
     faces = [faces_of(picture, 2, np.random.default_rng(n)) for n, picture in enumerate(pictures)]
     here = late()
-    monkeypatch.setattr("fhrt.restorer.open_session", lambda *_: here.session)
+    monkeypatch.setattr("fhrt.restorer.open_fitting", lambda *_: here.session)
     known = {picture.tobytes(): found for picture, found in zip(pictures, faces, strict=True)}
     detect = lambda picture: known[picture.tobytes()]  # noqa: E731
     monkeypatch.setattr("fhrt.restorer.open_detector", lambda *_: detect)
@@ -368,6 +369,45 @@ def test_an_engine_takes_faces_that_never_leave_the_gpu(
     assert_agree(found, run("restore", "cpu", "onnx"))
 
 
+def test_onnx_runtime_takes_faces_that_never_leave_the_gpu(
+    library: Path, astronaut: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = LateDriver()
+    gpu = LateGpu(library, driver)
+    opened = put_onnxruntime_in_place(monkeypatch, driver, gpu)
+    pictures = film(astronaut, 7)
+    faces = [faces_of(picture, 5, np.random.default_rng(n)) for n, picture in enumerate(pictures)]
+
+    def run(device: str) -> list[Restored]:
+        known = iter(faces)
+        monkeypatch.setattr("fhrt.restorer.open_detector", lambda *_: lambda _: next(known))
+        restorer = Restorer("restore", device=device, runtime="onnx", threads=1)
+        return list(restorer.frames(pictures))
+
+    found = run("cuda:0")
+    (graph,) = opened
+    assert sum(graph.batches) == 35 and max(graph.batches) == 8
+    assert len(driver.ways["up"]) == len(driver.ways["down"]) == 7
+    assert driver.overlap and not driver.done["cuStreamSynchronize"]
+    assert_agree(found, run("cpu"))
+    graph.says = "Failed to allocate memory for requested buffer of size 1"
+    with pytest.warns(RuntimeWarning), pytest.raises(FhrtError, match="not even one of the faces"):
+        run_again(monkeypatch, opened, pictures, faces, graph.says)
+    with pytest.raises(DeviceLost, match=r"^cuda:0 is lost: CUDA failure 700: [^\n]*start again$"):
+        run_again(monkeypatch, opened, pictures, faces, "CUDA failure 700: illegal access; GPU=0")
+
+
+def run_again(
+    patch: pytest.MonkeyPatch, opened: list[Any], pictures: list[Picture], faces: Any, says: str
+) -> None:
+    """On a GPU whose next run fails."""
+    known = iter(faces)
+    patch.setattr("fhrt.restorer.open_detector", lambda *_: lambda _: next(known))
+    restorer = Restorer("restore", device="cuda:0", runtime="onnx", threads=1)
+    opened[-1].says = says
+    list(restorer.frames(pictures))
+
+
 def test_the_late_driver_takes_what_the_real_one_takes() -> None:
     driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
     own = LateDriver()
@@ -398,7 +438,7 @@ def test_on_a_gpu_frames_are_restored_as_on_the_cpu(
 
     def run(session: Any, scale: int) -> list[Restored]:
         known = iter(faces)
-        monkeypatch.setattr("fhrt.restorer.open_session", lambda *_: session)
+        monkeypatch.setattr("fhrt.restorer.open_fitting", lambda *_: session)
         monkeypatch.setattr("fhrt.restorer.open_detector", lambda *_: lambda _: next(known))
         return list(Restorer(scale=scale).frames(pictures))
 

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from gpu_standin import Gpu
 from runtime_cases import L4, pictures
 
-from fhrt.errors import FhrtError, RuntimeMissing, UsageError
+from fhrt.errors import DeviceLost, FhrtError, RuntimeMissing, UsageError
 from fhrt.models import recipe
-from fhrt.runtime import onnx
+from fhrt.runtime import onnx, onnx_gpu
 from fhrt.runtime.gpu import find_gpu
+from fhrt.runtime.onnx import OnnxSession
+from fhrt.runtime.onnx_gpu import OnnxGpuSession
 from fhrt.runtime.session import Session, open_session
 
 no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU here")
@@ -44,6 +47,74 @@ def test_the_way_through_memory_of_the_device_gives_the_same(reference: Session)
         assert np.array_equal(made, session(batch))
         session._run_bound(pictures(count, seed=1))
         assert np.array_equal(made, kept)
+
+
+@pytest.fixture
+def there(reference: Session, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """ONNX Runtime's session of a GPU, over the CPU."""
+    graph, _ = onnx.open_graph(recipe("restore").onnx_path(), "cpu", threads=1)
+    monkeypatch.setattr(onnx, "open_graph", lambda *_: (graph, "cuda:0"))
+    opened: Any = OnnxGpuSession(recipe("restore"), Gpu(), 0, 1)
+    return opened
+
+
+@pytest.mark.parametrize("lacking", ["the kernels", "the provider"])
+def test_without_kernels_or_a_provider_auto_opens_what_it_can(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **more: Any) -> Any:
+        raise RuntimeMissing("it is not here")
+
+    monkeypatch.setattr(onnx_gpu, "offers_cuda", lambda: True)
+    monkeypatch.setattr(onnx_gpu, "find_gpu", lambda index=0: L4)
+    monkeypatch.setattr(onnx_gpu, "Gpu", fails if lacking == "the kernels" else lambda index: Gpu())
+    monkeypatch.setattr(onnx_gpu, "OnnxGpuSession", fails)
+    model = recipe("restore")
+    opened = onnx_gpu.open_onnx(model, "auto", 0, 1)
+    assert type(opened) is OnnxSession and opened(pictures(1)).shape == (1, 3, 64, 64)
+    with pytest.raises(RuntimeMissing):
+        onnx_gpu.open_onnx(model, "cuda", 0, 1)
+
+
+def test_a_batch_of_the_host_halves_where_memory_is_short_and_that_is_said_once(
+    there: Any, reference: Session
+) -> None:
+    def short(batch: np.ndarray) -> Any:
+        if len(batch) > 2:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for 1 byte")
+        return there._run(batch)
+
+    there._run_bound = short
+    batch = pictures(11)
+    with pytest.warns(RuntimeWarning, match="8 pictures do not fit into the memory of c") as said:
+        assert np.allclose(there(batch), reference(batch), atol=1e-5)
+    assert len(said) == 1 and there.batch_max == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        ("Failed to allocate memory\nat f.cc", FhrtError, "^restore: not even one picture fits "),
+        ("CUDA failure 700: illegal\nat f.cc", DeviceLost, "^cuda:0 is lost: CUDA failure 700: il"),
+        ("Invalid rank\nat f.cc", FhrtError, "^restore: onnxruntime cannot run it: Invalid rank$"),
+    ],
+)
+def test_what_onnx_runtime_fails_with_is_one_line(
+    error: str, kind: type[FhrtError], said: str, there: Any
+) -> None:
+    def fails(batch: np.ndarray) -> Any:
+        raise RuntimeError(error)
+
+    run, there._run_bound = there._run, fails
+    with pytest.raises(kind, match=said) as raised:
+        there(pictures(1))
+    assert "\n" not in str(raised.value)
+    there._run_bound = run
+    if kind is DeviceLost:  # for good
+        with pytest.raises(DeviceLost):
+            there(pictures(1))
+    else:
+        there(pictures(1))
 
 
 @no_gpu

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda.bindings.driver import CUresult
-from gpu_standin import NAMES, Driver, plan_of
+from gpu_standin import CONTEXT, NAMES, STREAM, Driver, plan_of
 from runtime_cases import L4, PROFILE, artifact, pictures, stand_in
 
 from fhrt.errors import FhrtError, ModelError, RuntimeMissing, UsageError
@@ -181,6 +181,29 @@ def test_a_batch_on_the_device_stays_there(
     wrong.__cuda_array_interface__ |= {"typestr": "<f4", "strides": (1, 1, 1, 4)}
     with pytest.raises(UsageError, match="contiguous"):
         here.session(wrong)
+
+
+def test_only_an_array_of_another_stream_is_waited_for(
+    machine: Callable[..., Any], reference: Session
+) -> None:
+    here = machine()
+    values = pictures(3)
+    here.session(OnDevice(here.driver, values))  # which makes the plan
+
+    def waits(given: Any) -> int:
+        before = here.driver.done["cuStreamSynchronize"]
+        made = here.session(given)
+        about = made.__cuda_array_interface__
+        assert about["stream"] == STREAM  # who reads it in another one has to wait
+        block = here.driver.blocks[about["data"][0]].view(np.float32)
+        assert np.allclose(block.reshape(values.shape), reference(values), atol=1e-4)
+        return here.driver.done["cuStreamSynchronize"] - before
+
+    assert waits(OnDevice(here.driver, values)) == 1
+    with cuda.within(CONTEXT):
+        own = cuda.DeviceArray(values.shape, 0, here.session.gpu.stream)
+    here.driver.blocks[own.address][:] = values.view(np.uint8).ravel()
+    assert waits(own) == 0
 
 
 def need_for(most: int) -> int:
