@@ -36,10 +36,6 @@ class Events:
         self._driver("cuEventSynchronize", self._last)
         return float(self._driver("cuEventElapsedTime", self._first, self._last)[0])
 
-    def new_stream(self) -> int:
-        """One that does not wait for the default stream."""
-        return int(self._driver("cuStreamCreate", 1)[0])
-
     def copy(self, held: ExitStack) -> tuple[Callable[[], float], float]:
         """A timed copy on the device, and the bytes that it moves, read and written ones."""
         from fhrt.runtime.cuda import device_memory

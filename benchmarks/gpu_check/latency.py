@@ -159,6 +159,7 @@ class _Work:
 
 
 def _opened(name: str, events: Events | None, report: Report, context: Context) -> Iterator[Case]:
+    from fhrt.runtime.frames import DeviceSession
     from fhrt.runtime.session import open_session
 
     for way in ways(name, context):
@@ -168,15 +169,11 @@ def _opened(name: str, events: Events | None, report: Report, context: Context) 
                     yield _torch(name, precision, False)
                 continue
             session = open_session(way.model, context.device, way.runtime)
-            if events is None:
-                yield Case(way.runtime, way.precision, session, None)
-            elif way.runtime == "onnx":
-                stream = events.new_stream()
-                prepare = _bound(way, stream)
-                yield Case(way.runtime, way.precision, session, prepare, stream)
+            if isinstance(session, DeviceSession):
+                stream, prepare = int(session.gpu.stream.handle), _resident(session)
+                yield Case(session.runtime, way.precision, session, prepare, stream)
             else:
-                stream = int(session.gpu.stream.handle)  # type: ignore[attr-defined]
-                yield Case(session.runtime, way.precision, session, _resident(session), stream)
+                yield Case(way.runtime, way.precision, session, None)
 
 
 def _torch(name: str, precision: str, compiled: bool) -> Case:
@@ -202,31 +199,8 @@ def _torch(name: str, precision: str, compiled: bool) -> Case:
     return Case("torch.compile" if compiled else "torch", precision, session, prepare)
 
 
-def _bound(way: Way, stream: int) -> Callable[[Any], Call]:
-    """The graph as runtime.onnx opens it, but on a stream that events can be put on."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.enable_mem_pattern = False
-    where = {"device_id": 0, "use_tf32": 0, "user_compute_stream": str(stream)}
-    graph = ort.InferenceSession(
-        way.file, options, providers=[("CUDAExecutionProvider", where), "CPUExecutionProvider"]
-    )
-    if "CUDAExecutionProvider" not in graph.get_providers():
-        raise RuntimeError("onnxruntime does not take the GPU")
-    given, made = graph.get_inputs()[0].name, graph.get_outputs()[0].name
-
-    def prepare(batch: Any) -> Call:
-        binding = graph.io_binding()
-        binding.bind_ortvalue_input(given, ort.OrtValue.ortvalue_from_numpy(batch, "cuda", 0))
-        binding.bind_output(made, "cuda", 0)
-        return lambda: graph.run_with_iobinding(binding)
-
-    return prepare
-
-
 def _resident(session: Any) -> Callable[[Any], Call]:
-    """An engine's session given an array of the GPU."""
+    """A session given an array of its GPU."""
     from fhrt.runtime import cuda
 
     def prepare(batch: Any) -> Call:

@@ -297,9 +297,6 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         def cuEventElapsedTime(self, start: list[float], end: list[float]) -> Any:
             return OK, 1000 * (end[0] - start[0])
 
-        def cuStreamCreate(self, flags: int) -> Any:
-            return OK, STREAM
-
         def cuMemGetInfo(self) -> Any:
             return OK, self.capacity - self.used, self.capacity
 

@@ -82,6 +82,9 @@ class Driver:
     def cuCtxGetCurrent(self) -> Any:
         return OK, CONTEXT
 
+    def cuCtxSynchronize(self) -> Any:
+        return (OK,)
+
     def cuCtxPushCurrent(self, ctx: Any) -> Any:
         assert ctx == CONTEXT
         self.stack.append(ctx)
