@@ -283,6 +283,9 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             self.stack[:] = [ctx]
             return (OK,)
 
+        def cuCtxSynchronize(self) -> Any:
+            return (OK,)
+
         def cuEventCreate(self, flags: int) -> Any:
             return OK, [0.0]
 

@@ -82,9 +82,6 @@ class Driver:
     def cuCtxGetCurrent(self) -> Any:
         return OK, CONTEXT
 
-    def cuCtxSynchronize(self) -> Any:
-        return (OK,)
-
     def cuCtxPushCurrent(self, ctx: Any) -> Any:
         assert ctx == CONTEXT
         self.stack.append(ctx)
