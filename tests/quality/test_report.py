@@ -299,7 +299,8 @@ def test_the_sheet_shows_the_same_people_in_the_same_columns(faces: Path) -> Non
 def test_all_prints_one_table_and_writes_it_with_the_sheet(
     call: Call, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fhrt.exporting.engine_cache.open_session", lambda recipe, *_: network(recipe))
+    opener = "fhrt.exporting.engine_cache.open_session"
+    monkeypatch.setattr(opener, lambda recipe, *_: network(recipe))
     code, out, err = call("--all", "--data", faces, "--report", tmp_path / "all")
     assert (code, err) == (0, [])
     assert out.startswith("| system | protocol | n |") and len(out.splitlines()) == 5
