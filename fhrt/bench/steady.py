@@ -8,10 +8,10 @@ its frames alone.
 
 On two cores with six to nine other processes at work, wall-clock times went up threefold, and their
 ratios moved by 14 to 66 % from one series of 20 rounds to another (largest over least of six).
-These ratios moved by 3 to 11 % (networks), 5 (detector), 5 to 12 (whole picture). Cutting out and
-pasting, which are bound by memory, moved by 11 and 20 % between no neighbours and five, three of
-which did nothing but copy: there, a fifth more is seen on a quiet machine only. On a GPU, whose
-work waits for no core, it is the wall clock.
+These ratios, then over a reference once a round, moved by 3 to 11 % (networks), 5 (detector), 5 to
+12 (whole picture). Cutting out and pasting, which are bound by memory, moved by 11 and 20 % between
+no neighbours and five, three of which did nothing but copy: there, a fifth more is seen on a quiet
+machine only. On a GPU, whose work waits for no core, it is the wall clock.
 """
 
 from __future__ import annotations
