@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 WARM = 2
 REST = 0.005  # s before each call: OpenMP's threads go on spinning for some ms after theirs
 LEAST_ROUNDS = 5
-SURE, LONGER = 0.02, 3  # SURE: standard error of a ratio
+SURE, LONGER = 0.015, 5  # SURE: standard error of a ratio
 TASKS = Path("/proc/self/task")
 
 
@@ -62,15 +62,15 @@ class Times:
         of the whole call's, such as a part of it took."""
         return float(np.median(self._ratios(own, clock)))
 
-    def error(self) -> float:
-        """The relative standard error of `over` on the wall clock, as if calls were independent and
-        normal but for outliers: 1.2533 σ / √n, σ from the median absolute deviation."""
-        ratios = self._ratios()
+    def error(self, clock: Clock = "wall") -> float:
+        """The relative standard error of `over`, as if calls were independent and normal but for
+        outliers: 1.2533 σ / √n, σ from the median absolute deviation."""
+        ratios = self._ratios((), clock)
         middle = np.median(ratios)
         sigma = 1.4826 * np.median(np.abs(ratios - middle))
         return float(1.2533 * sigma / len(ratios) ** 0.5 / middle)
 
-    def _ratios(self, own: Sequence[float] = (), clock: Clock = "wall") -> NDArray[np.float64]:
+    def _ratios(self, own: Sequence[float], clock: Clock) -> NDArray[np.float64]:
         beside = [
             (getattr(one, clock) + getattr(two, clock)) / 2
             for one, two in zip(self.before, self.after, strict=True)
@@ -98,12 +98,13 @@ def alternate(
     warm: int = WARM,
     beside: str = "",
     sure: Sequence[str] = (),
+    clock: Clock = "wall",
 ) -> dict[str, Times]:
     """Time the calls in turn, after `warm` rounds that do not count. most: seconds after which no
     further round begins once LEAST_ROUNDS (or `rounds`, where that is less) are done. beside: the
     one of them that is made before and after each of the others, in place of once a round. sure:
-    those whose ratio to it is to be known to SURE: until then, up to LONGER times the rounds and
-    the seconds."""
+    those whose ratio to it, on `clock`, is to be known to SURE: until then, up to LONGER times the
+    rounds and the seconds."""
     for _ in range(warm):
         for call in calls.values():
             call()
@@ -116,7 +117,7 @@ def alternate(
         for done in range(LONGER * rounds):
             seconds = time.perf_counter() - begun
             if done >= rounds or (seconds > most and done >= LEAST_ROUNDS):
-                known = all(taken[name].error() <= SURE for name in sure)
+                known = all(taken[name].error(clock) <= SURE for name in sure)
                 if known or seconds > LONGER * most:
                     break
             for name in order:
