@@ -3,7 +3,9 @@ meets all of them alike; and where a ratio is asked for, beside the call that it
 
 The speed of a machine with neighbours moves by tens of per cent within seconds. Times over those of
 the same call right before and right after moved by 7 to 10 % from one series of 16 rounds to
-another (largest over least of seven series); over one call of the same round, by 8 to 15 %.
+another (largest over least of seven series); over one call of the same round, by 8 to 15 %. Where
+the hypervisor took cores away meanwhile, ratios move most, since a thread without a core holds up
+the others in a long call less than in a short one: of ratios, those calls are left out.
 
 A session returns NumPy arrays, so that a call is over when its output has come back from the
 device: wall-clock time needs no other synchronisation, on CUDA either.
@@ -26,17 +28,20 @@ from numpy.typing import NDArray
 WARM = 2
 REST = 0.005  # s before each call: OpenMP's threads go on spinning for some ms after theirs
 LEAST_ROUNDS = 5
-SURE, LONGER = 0.015, 5  # SURE: standard error of a ratio
-TASKS = Path("/proc/self/task")
+SURE, LONGER = 0.015, 4  # SURE: standard error of a ratio
+STOLEN = 0.01  # share of the machine's time
+TASKS, STAT = Path("/proc/self/task"), Path("/proc/stat")
 
 
 class Spent(NamedTuple):
     """Seconds of one call. wall: from call to return. busy: without what its threads waited for a
-    core while others had it (Linux; elsewhere wall). cpu: of all threads together."""
+    core while others had it (Linux; elsewhere wall). cpu: of all threads together. stolen: of all
+    cores together, while the hypervisor ran others on them (Linux, in steps of 10 ms)."""
 
     wall: float
     busy: float
     cpu: float
+    stolen: float = 0.0
 
 
 Clock = Literal["wall", "busy", "cpu"]
@@ -58,7 +63,8 @@ class Times:
         return [getattr(call, clock) for call in self.calls]
 
     def over(self, own: Sequence[float] = (), clock: Clock = "wall") -> float:
-        """The median of each call over the mean of the two beside it; own: seconds to take in place
+        """The median of each call over the mean of the two beside it; of those from which STOLEN or
+        less was stolen, or the half with least, where that is more. own: seconds to take in place
         of the whole call's, such as a part of it took."""
         return float(np.median(self._ratios(own, clock)))
 
@@ -71,12 +77,13 @@ class Times:
         return float(1.2533 * sigma / len(ratios) ** 0.5 / middle)
 
     def _ratios(self, own: Sequence[float], clock: Clock) -> NDArray[np.float64]:
-        beside = [
-            (getattr(one, clock) + getattr(two, clock)) / 2
-            for one, two in zip(self.before, self.after, strict=True)
-        ]
+        sides = list(zip(self.before, self.after, strict=True))
+        beside = [(getattr(one, clock) + getattr(two, clock)) / 2 for one, two in sides]
         ratios: NDArray[np.float64] = np.array(own or self.by(clock)) / np.array(beside)
-        return ratios
+        three = [(call, *side) for call, side in zip(self.calls, sides, strict=True)]
+        stolen = np.array([sum(c.stolen for c in cs) / sum(c.wall for c in cs) for cs in three])
+        kept = stolen <= max(STOLEN * (os.cpu_count() or 1), float(np.median(stolen)))
+        return ratios[kept]
 
     def figures(self) -> dict[str, float]:
         """Wall-clock percentiles, linearly interpolated; of few rounds, p99 is nearly the
@@ -111,9 +118,9 @@ def alternate(
     taken = {name: Times() for name in calls}
     order = [name for name in calls if name != beside]
     begun = time.perf_counter()
-    with _waiting() as waited:
+    with _others() as others:
         if beside:
-            taken[beside].calls.append(_timed(calls[beside], waited))
+            taken[beside].calls.append(_timed(calls[beside], others))
         for done in range(LONGER * rounds):
             seconds = time.perf_counter() - begun
             if done >= rounds or (seconds > most and done >= LEAST_ROUNDS):
@@ -121,9 +128,9 @@ def alternate(
                 if known or seconds > LONGER * most:
                     break
             for name in order:
-                taken[name].calls.append(_timed(calls[name], waited))
+                taken[name].calls.append(_timed(calls[name], others))
                 if beside:
-                    taken[beside].calls.append(_timed(calls[beside], waited))
+                    taken[beside].calls.append(_timed(calls[beside], others))
                     *_, before, after = taken[beside].calls
                     taken[name].before.append(before)
                     taken[name].after.append(after)
@@ -131,36 +138,41 @@ def alternate(
     return taken
 
 
-def _timed(call: Callable[[], object], waited: Callable[[], float]) -> Spent:
+def _timed(call: Callable[[], object], taken: Callable[[], tuple[float, float]]) -> Spent:
     time.sleep(REST)
     cpu = time.process_time()
     start = time.perf_counter()
-    before = waited()
+    waited, stolen = taken()
     call()
-    lost = waited() - before
+    waited_then, stolen_then = taken()
     wall = time.perf_counter() - start
-    return Spent(wall, wall - lost, time.process_time() - cpu)
+    busy = wall - (waited_then - waited)
+    return Spent(wall, busy, time.process_time() - cpu, stolen_then - stolen)
 
 
 @contextmanager
-def _waiting() -> Iterator[Callable[[], float]]:
+def _others() -> Iterator[Callable[[], tuple[float, float]]]:
     """A function that gives the seconds which the present threads of this process have waited for
-    a core so far, from the kernel's scheduler (Documentation/scheduler/sched-stats)."""
+    a core so far, from the kernel's scheduler (Documentation/scheduler/sched-stats), and those
+    which the hypervisor has taken from all cores (proc_stat(5), the eighth number)."""
     files: list[int] = []
+    stat = -1
     if sys.platform == "linux":
         for task in TASKS.iterdir():
             with suppress(OSError):  # a thread that has just ended
                 files.append(os.open(task / "schedstat", os.O_RDONLY))
+        stat = os.open(STAT, os.O_RDONLY)
 
-    def waited() -> float:
-        total = 0
+    def taken() -> tuple[float, float]:
+        waited = 0
         for file in files:
             with suppress(OSError):
-                total += int(os.pread(file, 64, 0).split()[1])  # ns
-        return total * 1e-9
+                waited += int(os.pread(file, 64, 0).split()[1])  # ns
+        stolen = int(os.pread(stat, 256, 0).split()[8]) / os.sysconf("SC_CLK_TCK") if files else 0.0
+        return waited * 1e-9, stolen
 
     try:
-        yield waited
+        yield taken
     finally:
-        for file in files:
+        for file in [*files, stat] if files else []:
             os.close(file)

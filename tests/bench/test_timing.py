@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,18 @@ def test_over_is_of_the_mean_beside_whatever_the_machine_does_meanwhile() -> Non
     assert times.over() == 5.0 and times.over(clock="busy") == 8.0
     assert times.over(clock="cpu") == 2.0
     assert times.over([2.0 * s for s in speeds]) == 2.0
+
+
+def test_calls_from_which_the_hypervisor_took_cores_count_in_no_ratio() -> None:
+    stolen = (0.0, 0.5, 0.0, 0.9, 0.0)  # s of some core, of 3 s of call and those beside it
+    one = [Spent(1.0, 1.0, 1.0)] * 5
+    calls = [Spent(1.0 + 5 * s, 1.0, 1.0, s * (os.cpu_count() or 1)) for s in stolen]
+    assert Times(calls, one, one).over() == 1.0
+    assert Times(one, calls, one).over([2.0] * 5) == 2.0
+    assert Times(calls[:2], one[:2], one[:2]).over() == 1.0
+    # where it took some from each, the better half of them counts
+    calls = [Spent(1.0 + s, 1.0, 1.0, s * (os.cpu_count() or 1)) for s in (0.9, 0.2, 0.4)]
+    assert Times(calls, one[:3], one[:3]).over() == pytest.approx(1.3)
 
 
 def test_the_error_is_that_of_a_median_and_more_rounds_are_made_until_it_is_small() -> None:
