@@ -31,9 +31,9 @@ PHOTOS = 12
 def measure(
     setup: Setup, threads: int, rounds: int, quick: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """{name: {axis, points: [[x, seconds], …], slope}}: medians of rounds in which the points take
-    turns, and the slope of their line in logarithms, 1 where time grows as fast as x. quick: the
-    two lowest points of each alone."""
+    """{name: {axis, points: [[x, seconds], …], slope}}: the median of the first point, and for the
+    others so many times that as it took right before and after; with the slope of their line in
+    logarithms, 1 where time grows as fast as x. quick: the two lowest points of each alone."""
     points = 2 if quick else None
     restorer = restorer_of(setup, threads)
 
@@ -88,8 +88,11 @@ def slope(points: list[list[float]]) -> float:
 def _curve(
     axis: str, calls: dict[float, Callable[[], object]], rounds: int, warm: int = 1
 ) -> dict[str, Any]:
-    times = alternate({str(x): call for x, call in calls.items()}, rounds, warm=warm)
-    points = [[x, float(np.median(times[str(x)].wall))] for x in calls]
+    first, *others = calls
+    named = {str(x): call for x, call in calls.items()}
+    times = alternate(named, rounds, warm=warm, beside=str(first))
+    seconds = float(np.median(times[str(first)].wall))
+    points = [[first, seconds], *([x, seconds * times[str(x)].over()] for x in others)]
     return {"axis": axis, "points": points, "slope": slope(points)}
 
 

@@ -29,7 +29,7 @@ WARM = 2
 REST = 0.005  # s before each call: OpenMP's threads go on spinning for some ms after theirs
 LEAST_ROUNDS = 5
 SURE, LONGER = 0.015, 4  # SURE: standard error of a ratio
-STOLEN = 0.01  # share of the machine's time
+STOLEN, ENOUGH = 0.01, 20  # STOLEN: share of the machine's time
 TASKS, STAT = Path("/proc/self/task"), Path("/proc/stat")
 
 
@@ -64,8 +64,8 @@ class Times:
 
     def over(self, own: Sequence[float] = (), clock: Clock = "wall") -> float:
         """The median of each call over the mean of the two beside it; of those from which STOLEN or
-        less was stolen, or the half with least, where that is more. own: seconds to take in place
-        of the whole call's, such as a part of it took."""
+        less was stolen, or the half with least, where they are fewer than that and than ENOUGH.
+        own: seconds to take in place of the whole call's, such as a part of it took."""
         return float(np.median(self._ratios(own, clock)))
 
     def error(self, clock: Clock = "wall") -> float:
@@ -82,8 +82,10 @@ class Times:
         ratios: NDArray[np.float64] = np.array(own or self.by(clock)) / np.array(beside)
         three = [(call, *side) for call, side in zip(self.calls, sides, strict=True)]
         stolen = np.array([sum(c.stolen for c in cs) / sum(c.wall for c in cs) for cs in three])
-        kept = stolen <= max(STOLEN * (os.cpu_count() or 1), float(np.median(stolen)))
-        return ratios[kept]
+        limit = STOLEN * (os.cpu_count() or 1)
+        if (stolen <= limit).sum() < ENOUGH:
+            limit = max(limit, float(np.median(stolen)))
+        return ratios[stolen <= limit]
 
     def figures(self) -> dict[str, float]:
         """Wall-clock percentiles, linearly interpolated; of few rounds, p99 is nearly the

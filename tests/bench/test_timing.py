@@ -69,6 +69,7 @@ def test_calls_from_which_the_hypervisor_took_cores_count_in_no_ratio() -> None:
     assert Times(calls, one, one).over() == 1.0
     assert Times(one, calls, one).over([2.0] * 5) == 2.0
     assert Times(calls[:2], one[:2], one[:2]).over() == 1.0
+    assert Times(calls[1:2] * 60 + calls[:1] * 20, one * 16, one * 16).over() == 1.0
     # where it took some from each, the better half of them counts
     calls = [Spent(1.0 + s, 1.0, 1.0, s * (os.cpu_count() or 1)) for s in (0.9, 0.2, 0.4)]
     assert Times(calls, one[:3], one[:3]).over() == pytest.approx(1.3)
