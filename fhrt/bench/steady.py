@@ -11,8 +11,8 @@ ratios moved by 14 to 66 % from one series of 20 rounds to another (largest over
 These ratios, then over a reference once a round, moved by 3 to 11 % (networks), 5 (detector), 5 to
 12 (whole picture). Cutting out and pasting, which are bound by memory, moved by 11 and 20 % between
 no neighbours and five, three of which did nothing but copy: there, a fifth more is seen on a quiet
-machine only (there, seven processes differed by 5 and 4 %). On a GPU, whose work waits for no core,
-it is the wall clock.
+machine only (there, over this reference, seven of eight processes differed by 5 and 4 %, and
+pasting in the eighth by a quarter). On a GPU, whose work waits for no core, it is the wall clock.
 """
 
 from __future__ import annotations
