@@ -11,7 +11,9 @@ they are skipped.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,18 @@ pytest.importorskip("tensorrt_rtx", reason="fhrt[rtx] is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "networks"))
 from reference import REFERENCE, seeded  # noqa: E402
 
+from fhrt.bench.peers import eager  # noqa: E402
+from fhrt.bench.timing import alternate  # noqa: E402
+from fhrt.errors import RuntimeMissing  # noqa: E402
 from fhrt.exporting.builders import EngineOptions  # noqa: E402
-from fhrt.exporting.parity import compare, of_graph  # noqa: E402
+from fhrt.exporting.parity import compare, of_graph, spans  # noqa: E402
 from fhrt.exporting.precision import emulate, lower  # noqa: E402
 from fhrt.exporting.sources import Network  # noqa: E402
 from fhrt.exporting.steps import Wish, export, face_batches  # noqa: E402
 from fhrt.models import Conversion, recipe, recipes  # noqa: E402
 from fhrt.networks import gfpgan  # noqa: E402
+from fhrt.runtime.cpu import usable_cores  # noqa: E402
+from fhrt.runtime.session import open_session  # noqa: E402
 
 SEEDED = {  # recipe: the list of keys that its weights are drawn by
     "gfpgan-v1.4": "gfpgan-v1-clean",
@@ -123,6 +130,42 @@ def test_gfpgan_in_fp16_gives_the_same_faces(
         f"\nweights {weights:g} times, their styles {styles:g} times more, {count} faces: "
         f"{min(found_psnr):.1f} dB at least, {mean:.1f} mean"
     )
+
+
+@needs_shared
+def test_gfpgan_is_faster_than_pytorch_and_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `--runtime auto` takes here, and bf16 where the processor multiplies it, beside PyTorch
+    eager in fp32, with all cores each. With these drawn weights bf16 is too coarse for auto."""
+    found, name = recipe("gfpgan-v1.4"), "gfpgan-v1.4"
+    checkpoint = tmp_path / found.checkpoint.files[0].file
+    published(name, tmp_path).rename(checkpoint)
+    Network(found, checkpoint).write(tmp_path / f"{name}.onnx")
+    monkeypatch.setenv("FHRT_WEIGHTS", str(tmp_path))
+    sessions = {"auto": open_session(name, "cpu")}
+    with suppress(RuntimeMissing):
+        sessions["bf16"] = open_session(name, "cpu", "openvino-bf16")
+    exact = eager(found, "cpu", usable_cores())
+    faces = list(face_batches(FACES, found, 20))
+    calls = {word: partial(session, faces[0]) for word, session in sessions.items()}
+    times = alternate({**calls, "eager": partial(exact, faces[0])}, 16, beside="eager")
+    expected = [exact(face) for face in faces]
+    for word, session in sessions.items():
+        faster = 1 / times[word].over()
+        errors = [one - session(face) for one, face in zip(expected, faces, strict=True)]
+        ranged = [error / spans(one) for error, one in zip(errors, expected, strict=True)]
+        own, one = (
+            [-10 * np.log10(np.mean(error**2)) for error in kind] for kind in (ranged, errors)
+        )
+        print(
+            f"\n{word}, {session.runtime}: {np.median(times[word].wall):.2f} s a face, "
+            f"{faster:.2f} times as fast as eager; over the range of the output "
+            f"{min(own):.1f} dB at least, {np.mean(own):.1f} mean, over 1 {min(one):.1f} and "
+            f"{np.mean(one):.1f}"
+        )
+        assert faster >= (1.9 if word == "bf16" else 1.3)
+        assert np.mean(own) >= 45 if word == "bf16" else min(one) >= 45
 
 
 @needs_shared

@@ -22,7 +22,7 @@ from fhrt.errors import ModelError, RuntimeMissing, UsageError
 from fhrt.models import Recipe, recipe
 from fhrt.runtime import choice as choosing
 from fhrt.runtime.onnx import OnnxSession
-from fhrt.runtime.openvino import OpenVinoSession, library
+from fhrt.runtime.openvino import PRECISIONS, OpenVinoSession, library, multiplies_bf16
 from fhrt.runtime.session import Batch, open_session
 from fhrt.weights import data_folder
 
@@ -53,10 +53,15 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def says(model: Recipe, threads: int) -> choosing.Choice:
         names.append(model.name)
-        return choosing.Choice("onnx", "fp32", f"measurement {len(names)}")
+        return choosing.Choice("onnx", f"measurement {len(names)}")
 
     monkeypatch.setattr(choosing, "_measure", says)
     return names
+
+
+@pytest.fixture
+def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "multiplies_bf16", lambda: False)
 
 
 @pytest.fixture
@@ -110,15 +115,24 @@ def test_sliced_and_read_only_batches_pass_and_are_not_touched() -> None:
     assert np.array_equal(whole, before)
 
 
-@pytest.mark.parametrize("hint", ["fp32", "bf16"])
-def test_the_precision_is_what_the_convolutions_run_in(hint: str) -> None:
-    """Whether a processor takes the hint or not: the compiled graph says what became of it."""
-    session = OpenVinoSession(recipe("restore"), "cpu", 1, hint)
+@pytest.mark.parametrize("runtime", PRECISIONS)
+def test_the_precision_is_what_the_convolutions_run_in(runtime: str) -> None:
+    if runtime == "openvino-bf16" and not multiplies_bf16():
+        pytest.skip("this processor does not multiply bf16")
+    session = open_session("restore", "cpu", runtime, 1)
+    assert isinstance(session, OpenVinoSession) and session.runtime == runtime
     graph = session._compiled.get_runtime_model()
     facts = [node.get_rt_info() for node in graph.get_ops()]
     said = {f["runtimePrecision"].value for f in facts if f["layerType"].value == "Convolution"}
     assert {"f32": "fp32", "bf16": "bf16"}[said.pop()] == session.precision and not said
-    assert session.precision == "fp32" or hint == "bf16"
+
+
+def test_bf16_is_refused_where_the_processor_does_not_multiply_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fhrt.runtime.openvino.multiplies_bf16", lambda: False)
+    with pytest.raises(RuntimeMissing, match="this processor does not multiply bf16"):
+        open_session(SMALL, "cpu", "openvino-bf16", 1)
 
 
 def test_a_gpu_is_refused_in_one_line() -> None:
@@ -217,10 +231,10 @@ def test_auto_measures_once_and_remembers(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(choosing, "time_passes", counting)
     sessions = [open_session(SMALL, "cpu", threads=1) for _ in range(3)]
     (seconds,) = found
-    taken = "openvino" if seconds["onnx"] >= 1.05 * seconds["openvino fp32"] else "onnx"
-    if len(seconds) == 2:  # this processor multiplies no bf16
-        assert {s.runtime for s in sessions} == {taken}
-    assert len({(s.runtime, s.precision) for s in sessions}) == 1
+    fastest = min(seconds, key=lambda name: seconds[name])
+    taken = fastest if seconds["onnx"] >= 1.05 * seconds[fastest] else "onnx"
+    assert {s.runtime for s in sessions} == {taken}
+    assert ("openvino-bf16" in seconds) == multiplies_bf16()
     (note,) = cache.glob("runtimes/*.json")
     assert f"onnx {1000 * seconds['onnx']:.1f} ms" in json.loads(note.read_text())["why"]
 
@@ -253,18 +267,18 @@ def broken(batch: Batch) -> Batch:
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda output: output + 0.01, "openvino fp32 is 40 dB from onnx, under 45"),
-        (lambda output: np.where(output > 0.99, np.nan, output), "openvino fp32 is -inf dB"),
+        (lambda output: output + 0.01, "openvino: 40 dB from onnx, under 45"),
+        (lambda output: np.where(output > 0.99, np.nan, output), "openvino: -inf dB"),
         (broken, r"\[CPU\] Reshape node does not fit"),
     ],
     ids=["another picture", "no number", "an error"],
 )
 def test_an_openvino_that_does_not_give_the_same_is_left_and_it_is_said_once(
-    change: Callable[[Batch], Batch], said: str, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Batch], Batch], said: str, monkeypatch: pytest.MonkeyPatch, no_bf16: None
 ) -> None:
     real = OpenVinoSession.__call__
     monkeypatch.setattr(OpenVinoSession, "__call__", lambda self, batch: change(real(self, batch)))
-    with pytest.warns(RuntimeWarning, match="auto stays with ONNX Runtime: " + said) as warned:
+    with pytest.warns(RuntimeWarning, match="auto leaves out .*" + said) as warned:
         assert open_session(SMALL, "cpu", threads=1).runtime == "onnx"
     assert len(warned) == 1
     with warnings.catch_warnings():
@@ -272,10 +286,35 @@ def test_an_openvino_that_does_not_give_the_same_is_left_and_it_is_said_once(
         assert open_session(SMALL, "cpu", threads=1).runtime == "onnx"
 
 
-def test_the_gate_lets_a_small_difference_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_lets_a_small_difference_pass(
+    monkeypatch: pytest.MonkeyPatch, no_bf16: None
+) -> None:
     real = OpenVinoSession.__call__
     monkeypatch.setattr(OpenVinoSession, "__call__", lambda self, b: real(self, b) + 0.005)
-    assert "openvino fp32" in choose().why and "dB" not in choose().why  # 46 dB
+    assert "openvino" in choose().why and "dB" not in choose().why  # 46 dB
+
+
+def test_a_bf16_that_is_too_coarse_is_left_out_and_fp32_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Coarse(OpenVinoSession):
+        """As on a processor with bf16, whichever this one is."""
+
+        def __init__(self, model: Recipe, device: str, threads: int, runtime: str) -> None:
+            super().__init__(model, device, threads)
+            self.error = 0.01 if runtime == "openvino-bf16" else 0.0
+
+        def __call__(self, batch: Batch) -> Batch:
+            return super().__call__(batch) + np.float32(self.error)
+
+    monkeypatch.setattr(choosing, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "OpenVinoSession", Coarse)
+    monkeypatch.setattr(
+        choosing, "time_passes", lambda sessions, _: {n: float(n == "onnx") for n in sessions}
+    )
+    with pytest.warns(RuntimeWarning, match="auto leaves out openvino-bf16: 40 dB"):
+        choice = choose()
+    assert choice.runtime == "openvino" and "openvino-bf16" in choice.why
 
 
 def test_an_openvino_that_fails_later_is_replaced_by_onnx(

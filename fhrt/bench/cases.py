@@ -43,6 +43,14 @@ class Setup:
     def key(self) -> str:
         return f"{self.name} {self.runtime} {self.precision} {self.device}"
 
+    @property
+    def multiplies(self) -> str:
+        """The precision of the product of matrices that it is to be compared with: bf16 has another
+        ceiling than fp32, and so has fp16 on a GPU. (A CPU computes fp16 in fp32.)"""
+        if self.runtime == "openvino-bf16":
+            return "bf16"
+        return "fp16" if self.device != "cpu" and self.precision == "fp16" else "fp32"
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -63,9 +71,8 @@ def plan(
     bundled restorers, every runtime, precision and kind of device.
 
     fp32 is the model itself; other precisions are artifacts/NAME-PRECISION/model.onnx, as
-    `fhrt export` writes them, but for bf16 in OpenVINO, which rounds the fp32 model itself; engines
-    are those of artifacts/NAME-tensorrt. A file is run as it is. Raises UsageError for unknown
-    words, ModelError for a file that is no model.
+    `fhrt export` writes them; engines are those of artifacts/NAME-tensorrt. A file is run as it is.
+    Raises UsageError for unknown words, ModelError for a file that is no model.
     """
     asked = tuple(runtimes) or tuple(r for r in RUNTIMES if r != "auto")
     wanted = tuple(precisions) or PRECISIONS
@@ -100,10 +107,7 @@ def setup_of(model: str, runtime: str, precision: str, device: str, artifacts: P
 
 
 def open_setup(setup: Setup, threads: int = 0) -> Session:
-    """Open it. Raises as `open_fitting`, and RuntimeMissing where it would run on another device,
-    or in OpenVINO at another precision."""
-    if setup.runtime == "openvino" and setup.precision == "bf16":
-        return _openvino_bf16(setup, threads)
+    """Open it. Raises as `open_fitting`, and RuntimeMissing if it would run on another device."""
     model: str | Path | Recipe = setup.recipe
     if setup.precision != "fp32" or setup.runtime == "tensorrt":
         model = setup.file
@@ -134,7 +138,7 @@ def _file(recipe: Recipe, runtime: str, precision: str, artifacts: Path) -> Path
     """The ONNX file that is run, or that torch's network is the source of."""
     if runtime == "tensorrt" and not recipe.file:
         return _of_engine(recipe, precision, artifacts)
-    if precision == "fp32" or recipe.file or (runtime == "openvino" and precision == "bf16"):
+    if precision == "fp32" or recipe.file:
         return recipe.onnx_path()
     if runtime == "torch":
         raise RuntimeMissing("the torch runtime computes in fp32")
@@ -173,13 +177,3 @@ def _name(model: str, recipe: Recipe) -> str:
     path = Path(model)
     own = path.parent.name if path.stem == "model" else path.stem
     return own or recipe.name
-
-
-def _openvino_bf16(setup: Setup, threads: int) -> Session:
-    from fhrt.runtime.openvino import OpenVinoSession, multiplies_bf16
-    from fhrt.runtime.session import need
-
-    need("openvino", "openvino")
-    if not multiplies_bf16():
-        raise RuntimeMissing("this processor does not multiply bf16 (AMX, AVX-512-BF16)")
-    return OpenVinoSession(setup.recipe, setup.device.partition(":")[0], threads, precision="bf16")

@@ -143,7 +143,7 @@ def _network_rows(
     gaps: list[Gap] = []
 
     def group(setup: Setup) -> tuple[str, str, str]:
-        return setup.name, setup.device, _multiplied(setup)
+        return setup.name, setup.device, setup.multiplies
 
     for name, device, word in dict.fromkeys(map(group, setups)):
         same = [s for s in setups if group(s) == (name, device, word)]
@@ -191,13 +191,6 @@ def _network_rows(
 def _computed(setup: Setup, session: Session) -> str:
     """In what most products are: a session of a graph of integers does not know that."""
     return "int8" if setup.precision == "int8" else session.precision
-
-
-def _multiplied(setup: Setup) -> str:
-    """The precision of the product of matrices that a setup is compared with: on a GPU the ceiling
-    of fp16 is another one."""
-    on_gpu = setup.device != "cpu"
-    return "fp16" if on_gpu and setup.precision == "fp16" else "fp32"
 
 
 def _share(

@@ -39,10 +39,8 @@ def restorer_of(setup: Setup, threads: int) -> Restorer:
 
 
 def restores(setup: Setup) -> bool:
-    """Whether a Restorer can run it: it makes a face of the same size of a face. (bf16 in OpenVINO
-    is no model of its own, and is opened otherwise.)"""
-    rounded = setup.runtime == "openvino" and setup.precision == "bf16" and not setup.recipe.file
-    return setup.recipe.scale == 1 and not rounded
+    """Whether a Restorer can run it: it makes a face of the same size of a face."""
+    return setup.recipe.scale == 1
 
 
 def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) -> list[Row]:
@@ -50,7 +48,8 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
     percentiles, and the median seconds of each stage. The setups take turns.
 
     share: of the machine's ceiling, over all of `Restorer.restore`, thus without the JPEG; with
-    `share detect` and `share restore` for its two stages that have networks. On the CPU."""
+    `share detect` and `share restore` for its two stages that have networks: each of the ceiling at
+    the precision that it computes in. On the CPU."""
     scene = scenes.four_faces()
     data = encode_picture(scene, Path("scene.jpg"))
     stages: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -68,9 +67,17 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
 
     restorers = {s.key: restorer_of(s, threads) for s in setups if restores(s)}
     calls = {key: once(key, restorer) for key, restorer in restorers.items()}
-    product = fastest_product("cpu", 0, threads)
-    calls["product"] = product.call
+    products = {"fp32": fastest_product("cpu", 0, threads)}
+    calls["product"] = products["fp32"].call
+    if any(setup.multiplies == "bf16" for setup in setups):
+        products["bf16"] = fastest_product("cpu", 0, threads, "bf16")
+        calls["product bf16"] = products["bf16"].call
     times = alternate(calls, rounds, most, beside="product", sure=list(restorers))
+    # seconds of a FLOP at each precision, in times of the fp32 product
+    slow = {
+        word: (times["product bf16"].over() if word == "bf16" else 1.0) / product.work
+        for word, product in products.items()
+    }
     rows = []
     for setup in (s for s in setups if s.key in restorers):
         taken = times[setup.key]
@@ -84,10 +91,11 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
         }
         if setup.device == "cpu" and setup.precision != "int8":
             flops = count_networks(restorers[setup.key], scene, setup.file)
-            for name, work in [("all", sum(flops.values())), *flops.items()]:
-                slower = taken.over([spent[name] for spent in timed])
+            rates = {"detect": slow["fp32"], "restore": slow[setup.multiplies]}
+            floors = {name: work * rates[name] for name, work in flops.items()}
+            for name, floor in [("all", sum(floors.values())), *floors.items()]:
                 word = "share" if name == "all" else f"share {name}"
-                row[word] = work / product.work / slower
+                row[word] = floor / taken.over([spent[name] for spent in timed])
         rows.append(row)
     return rows
 
@@ -140,14 +148,15 @@ def peer_rows(
     setups: Sequence[Setup], threads: int, rounds: int, most: float, compiled: bool
 ) -> tuple[list[Row], list[Gap]]:
     """The given faces of PEER_SCENES restored by fhrt in every runtime and by the peers, in turn,
-    on one device. times_fhrt: over the fastest of ours, right before and after. agrees: PSNR in dB
-    of a peer's picture and fhrt's, which shows that it does the same work."""
-    setups = [setup for setup in setups if restores(setup) and setup.precision == "fp32"]
+    on one device. times_fhrt: over the fastest of ours in the peers' precision, right before and
+    after. agrees: PSNR in dB of a picture and that of fhrt in the first runtime, which shows that
+    it does the same work."""
+    setups = [setup for setup in setups if restores(setup)]
     if not setups:
         return [], []
     first = setups[0]
     restorers = {f"fhrt, {setup.runtime}": restorer_of(setup, threads) for setup in setups}
-    ours = list(restorers)
+    ours = [f"fhrt, {s.runtime}" for s in setups if s.multiplies == "fp32"] or list(restorers)
     detect, sizes = restorers[ours[0]].detect, restorers[ours[0]].session.sizes
     peers: list[Peer] | None = None
     gaps: list[Gap] = []

@@ -17,7 +17,8 @@ def bench(
         typer.Argument(help="Names of `fhrt models`, or ONNX files; restore and restore-gan else."),
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="onnx, openvino, torch; all else.")
+        list[str] | None,
+        typer.Option("--runtime", help="onnx, openvino, openvino-bf16, torch; all else."),
     ] = None,
     precision: Annotated[
         list[str] | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; all else.")

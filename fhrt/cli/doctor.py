@@ -36,7 +36,7 @@ def doctor() -> int:
                 continue
         found = [f"{p} {installed[p]}" for p in packages if p in installed]
         absent = [p for p in packages if p not in installed]
-        line = f"{extra:9}" + ", ".join(found)
+        line = f"{extra:11}" + ", ".join(found)
         if absent:
             line += ("  " if found else "") + f"missing: {', '.join(absent)}"
             line += (
@@ -73,7 +73,7 @@ def _runtime() -> bool:
         from fhrt.runtime.choice import choose
 
         choice = choose(recipe("restore"))
-        print(f"auto on cpu: {choice.runtime}, {choice.precision} ({choice.why})")
+        print(f"auto on cpu: {choice.runtime} ({choice.why})")
     return True
 
 

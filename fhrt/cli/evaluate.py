@@ -55,7 +55,7 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(envvar="FHRT_DEVICE", help="auto, cpu, cuda:N.")] = "auto",
     runtime: Annotated[
-        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx, openvino, torch.")
+        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx, openvino, openvino-bf16, torch.")
     ] = "auto",
     detector: Annotated[
         Path | None, typer.Option(help="A YuNet file to score in place of the bundled detector.")

@@ -88,7 +88,8 @@ def run(
     runtime: Annotated[
         str,
         typer.Option(
-            envvar="FHRT_RUNTIME", help="auto, onnx, onnx-tensorrt, openvino, torch, tensorrt."
+            envvar="FHRT_RUNTIME",
+            help="auto, onnx, onnx-tensorrt, openvino, openvino-bf16, torch, tensorrt.",
         ),
     ] = "auto",
     detector: Annotated[

@@ -11,44 +11,36 @@ from typing import Any
 
 from filelock import FileLock
 
-from fhrt.errors import ModelError, UsageError
+from fhrt.errors import ModelError, RuntimeMissing, UsageError
 from fhrt.models import Recipe
 from fhrt.runtime.session import Batch, in_parts
 from fhrt.weights import cache_folder
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
+PRECISIONS = {"openvino": "fp32", "openvino-bf16": "bf16"}  # by the runtime's name
 CONVERTER = "openvino.tools.ovc"
 
 
 class OpenVinoSession:
     """A session over OpenVINO; see runtime.session.Session. May be called by several threads.
 
-    precision: fp32, or bf16, which is for processors that multiply it (`multiplies_bf16`): others
-    stay at fp32 or, with AVX-512 alone, emulate bf16 and take four times as long.
-    Raises UsageError for a GPU, ModelError for a file that cannot be used.
+    runtime: a name in PRECISIONS. bf16 rounds what the graph multiplies and most of what it adds;
+    it is for processors that multiply it (`multiplies_bf16`), since others would emulate it and
+    take four times as long. Raises UsageError for a GPU, RuntimeMissing for bf16 where the
+    processor has none, ModelError for a file that cannot be used.
     """
 
-    runtime = "openvino"
     device = "cpu"
 
-    def __init__(self, model: Recipe, device: str, threads: int, precision: str = "fp32") -> None:
+    def __init__(self, model: Recipe, device: str, threads: int, runtime: str = "openvino") -> None:
         if device == "cuda":
             raise UsageError("openvino runs on the CPU: use --device cpu, or --runtime onnx")
+        self.runtime, self.precision = runtime, PRECISIONS[runtime]
+        if self.precision == "bf16" and not multiplies_bf16():
+            raise RuntimeMissing("this processor does not multiply bf16 (AMX, AVX-512-BF16)")
         self.name, self.scale, self.sizes = model.name, model.scale, model.sizes
         self._multiple = model.multiple
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
-            # Its threads are not alone: a film's decoder and encoder work beside them. Where every
-            # core was busy, batches took 1.0 to 1.2 times as long with threads bound to cores.
-            "ENABLE_CPU_PINNING": "NO",
-        }
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._compiled = _compile(model.onnx_path(), options)
-        real = self._compiled.get_property("INFERENCE_PRECISION_HINT")
-        self.precision = "bf16" if real == library().Type.bf16 else "fp32"
-
+        self._compiled = open_graph(model.onnx_path(), self.precision, threads)
         # a graph of the user's may take but one
         self.batch_max = 1 if str(self._compiled.input(0).partial_shape[0]) == "1" else 8
 
@@ -88,10 +80,19 @@ def _core() -> Any:
     return library().Core()
 
 
-def _compile(path: Path, options: dict[str, str]) -> Any:
+def open_graph(path: Path, precision: str = "fp32", threads: int = 0) -> Any:
     """The compiled model. What OpenVINO made of it is kept in the cache, under its sha256, and one
-    process at a time writes there, since OpenVINO writes in place."""
+    process at a time writes there, since OpenVINO writes in place. Raises ModelError."""
     core = _core()
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        # Its threads are not alone: a film's decoder and encoder work beside them. Where every
+        # core was busy, batches took 1.0 to 1.2 times as long with threads bound to cores.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

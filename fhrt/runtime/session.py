@@ -20,7 +20,7 @@ from fhrt.errors import RuntimeMissing, UsageError
 from fhrt.models import Recipe, recipe, recipe_from_metadata
 
 Batch = NDArray[np.float32]
-RUNTIMES = ("auto", "onnx", "onnx-tensorrt", "torch", "openvino", "tensorrt")
+RUNTIMES = ("auto", "onnx", "onnx-tensorrt", "torch", "openvino", "openvino-bf16", "tensorrt")
 PICTURE_TASKS = ("restore", "upscale", "unmask")
 
 
@@ -70,9 +70,10 @@ def open_session(
     folder, which may have an engine in it.
 
     device: auto, cpu or cuda:N. runtime: onnx, onnx-tensorrt (ONNX Runtime's TensorRT, which builds
-    its engines itself), torch, openvino (CPU only), tensorrt (an artifact's engine); or auto:
-    tensorrt where there are an engine and a GPU, else onnx, or on a CPU openvino where it is
-    installed and faster (runtime.choice). threads: CPU threads, 0 for all.
+    its engines itself), torch, openvino (CPU only), openvino-bf16 (the same, computing in bf16),
+    tensorrt (an artifact's engine); or auto: tensorrt where there are an engine and a GPU, else
+    onnx, or on a CPU either openvino where it is installed and faster (runtime.choice). threads:
+    CPU threads, 0 for all.
     Raises UsageError for unknown words, RuntimeMissing where the device or the runtime cannot be
     had (never another one in its place), ModelError for a file that cannot be used.
     """
@@ -93,11 +94,11 @@ def open_session(
         from fhrt.runtime.torch import TorchSession
 
         return TorchSession(found, kind, index, threads)
-    if runtime == "openvino":
+    if runtime in ("openvino", "openvino-bf16"):
         need("openvino", "openvino")
         from fhrt.runtime.openvino import OpenVinoSession
 
-        return OpenVinoSession(found, kind, threads)
+        return OpenVinoSession(found, kind, threads, runtime)
     need("onnxruntime", "cpu")
     if runtime == "auto" and importlib.util.find_spec("openvino") is not None:
         from fhrt.runtime.choice import open_fastest

@@ -24,7 +24,7 @@ from fhrt.quality.metrics import psnr
 from fhrt.runtime.gpu import find_gpu
 from fhrt.runtime.session import Session, open_session
 
-ON_CPU = ["onnx", "openvino", "torch"]
+ON_CPU = ["onnx", "openvino", "openvino-bf16", "torch"]
 ON_GPU = [
     "onnx cuda",
     "onnx-tensorrt cuda",
@@ -40,8 +40,13 @@ SIZES = Profile((1, 4, 8), (16, 64, 512), (16, 64, 512))
 
 
 def on_cpu(runtime: str) -> Session:
-    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("fhrt[openvino] is not installed")
+    if runtime.startswith("openvino"):
+        if importlib.util.find_spec("openvino") is None:
+            pytest.skip("fhrt[openvino] is not installed")
+        from fhrt.runtime.openvino import multiplies_bf16
+
+        if runtime == "openvino-bf16" and not multiplies_bf16():
+            pytest.skip("this processor does not multiply bf16")
     if runtime == "torch":
         try:
             recipe("restore").weights_path()
@@ -141,7 +146,8 @@ def test_a_session_says_what_it_is(session: Session, request: pytest.FixtureRequ
     assert session.name == "restore" and session.scale == 1
     assert session.sizes == (256, 384, 512)
     assert session.device == ("cpu" if words[0] in ON_CPU and "cuda" not in words else "cuda:0")
-    assert session.precision == next((w for w in words if w in GATES), "fp32")
+    lower = "bf16" if words[0] == "openvino-bf16" else "fp32"
+    assert session.precision == next((w for w in words if w in GATES), lower)
     assert session.batch_max == 8
 
 

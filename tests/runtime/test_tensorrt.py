@@ -423,7 +423,7 @@ def test_auto_takes_the_engine_where_there_is_a_gpu(
     opened.close()
     assert open_session(here.folder, "cpu", "onnx", 1).name == "restore"
     monkeypatch.setattr(gpu, "find_gpu", lambda index=0: None)
-    measured = Choice("onnx", "fp32", "as if it had been measured")
+    measured = Choice("onnx", "as if it had been measured")
     monkeypatch.setattr("fhrt.runtime.choice.choose", lambda *model_and_threads: measured)
     assert open_session(here.folder, "auto", "auto", 1).device == "cpu"
 
