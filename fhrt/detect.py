@@ -76,8 +76,9 @@ class BundledDetector:
     def _look(self, picture: Picture, scale: float) -> NDArray[np.float32]:
         """One pass at `scale`: (n, 15) score, box, landmarks in pixels of the picture."""
         rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(picture, (columns, rows), interpolation=how)
+        scaled = picture
+        if scale < 1:
+            scaled = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
         canvas = np.empty((1, 3, -(-rows // 32) * 32, -(-columns // 32) * 32), np.float32)
         canvas[:, :, rows:] = canvas[:, :, :, columns:] = 0.5
         fill_planes(scaled, canvas[0, :, :rows, :columns])

@@ -70,7 +70,7 @@ def measure(
             float(j): partial(_run, photos, place / "out", setup, j) for j in jobs
         }
         found["workers"] = _curve(
-            f"fhrt run -j, {PHOTOS} photographs of four faces", runs, max(2, rounds // 5), warm=1
+            f"fhrt run -j, {PHOTOS} photographs of four faces", runs, max(2, rounds // 5)
         )
     return found
 
@@ -85,12 +85,10 @@ def slope(points: list[list[float]]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def _curve(
-    axis: str, calls: dict[float, Callable[[], object]], rounds: int, warm: int = 1
-) -> dict[str, Any]:
+def _curve(axis: str, calls: dict[float, Callable[[], object]], rounds: int) -> dict[str, Any]:
     first, *others = calls
     named = {str(x): call for x, call in calls.items()}
-    times = alternate(named, rounds, warm=warm, beside=str(first))
+    times = alternate(named, rounds, warm=1, beside=str(first), sure=list(map(str, others)))
     seconds = float(np.median(times[str(first)].wall))
     points = [[first, seconds], *([x, seconds * times[str(x)].over()] for x in others)]
     return {"axis": axis, "points": points, "slope": slope(points)}

@@ -72,7 +72,8 @@ def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) 
     if any(setup.multiplies == "bf16" for setup in setups):
         products["bf16"] = fastest_product("cpu", 0, threads, "bf16")
         calls["product bf16"] = products["bf16"].call
-    times = alternate(calls, rounds, most, beside="product", sure=list(restorers))
+    sure = [name for name in calls if name != "product"]
+    times = alternate(calls, rounds, most, beside="product", sure=sure)
     # seconds of a FLOP at each precision, in times of the fp32 product
     slow = {
         word: (times["product bf16"].over() if word == "bf16" else 1.0) / product.work
@@ -117,7 +118,8 @@ def film_rows(
             "fhrt": lambda: reports.append(restore_video(film, out, restorer).seconds),
             "decode all, then process": lambda: decode_all_then_process(film, out, restorer),
         }
-        times = alternate(calls, rounds, warm=1, beside="fhrt")
+        others = [name for name in calls if name != "fhrt"]
+        times = alternate(calls, rounds, warm=1, beside="fhrt", sure=others)
         scenes.write_film(film, scenes.four_faces(), long)
         for name, taken in times.items():
             row: Row = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -136,6 +137,26 @@ def test_ceilings_multiply_and_copy_what_they_say() -> None:
     assert product.call()[0] == pytest.approx(1 / 384, rel=1e-3)  # type: ignore[index]
     assert copy.work == 6 * 64 * 2**20
     assert copy.call()[0] == -1  # type: ignore[index]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="fhrt[openvino] is not installed"
+)
+def test_a_runtime_of_bf16_stands_beside_products_of_bf16() -> None:
+    """Compiled everywhere, run in bf16 where the processor multiplies it."""
+    from fhrt.runtime.openvino import multiplies_bf16
+
+    product = open_product(threads=1, precision="bf16")
+    assert product.work == 4 * 2 * 384**3 * 48
+    (value,) = product.call().values()  # type: ignore[attr-defined]
+    assert value * 384 == pytest.approx(1, rel=0.02)
+    setups, gaps = plan(["restore"], ["openvino", "openvino-bf16"], ["fp32"], ["cpu"])
+    assert setups[0].multiplies == "fp32"
+    if multiplies_bf16():
+        assert abs(value * 384 - 1) > 1e-3  # since 1/384 is no value of bf16
+        assert setups[1].multiplies == "bf16" and setups[1].file == setups[0].file
+    else:
+        assert "does not multiply bf16" in gaps[0].reason
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
