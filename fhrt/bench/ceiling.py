@@ -111,6 +111,7 @@ def _graph(
     from pathlib import Path
 
     from fhrt.runtime import onnx as onnx_runtime
+    from fhrt.runtime import openvino
     from fhrt.runtime.session import need
 
     need("onnx", "bench")
@@ -133,8 +134,6 @@ def _graph(
         path = Path(folder) / "ceiling.onnx"
         onnx.save(model, str(path))
         if lowered:
-            from fhrt.runtime import openvino
-
             compiled: Callable[[dict[str, Any]], Any] = openvino.open_graph(path, "bf16", threads)
             return compiled
         session, _ = onnx_runtime.open_graph(path, device, index, threads)
