@@ -107,7 +107,7 @@ def setup_of(model: str, runtime: str, precision: str, device: str, artifacts: P
 
 
 def open_setup(setup: Setup, threads: int = 0) -> Session:
-    """Open it. Raises as `open_fitting`, and RuntimeMissing where it would run on another device."""
+    """Open it. Raises as `open_fitting`, and RuntimeMissing where another device would run it."""
     model: str | Path | Recipe = setup.recipe
     if setup.precision != "fp32" or setup.runtime == "tensorrt":
         model = setup.file
