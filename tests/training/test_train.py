@@ -78,7 +78,15 @@ class Tiny:
 
 
 CONFIG = Config(
-    "tiny", 12, 1e-2, warmup=3, checkpoint_every=4, log_every=4, data_threads=2, options={}
+    "tiny",
+    12,
+    1e-2,
+    warmup=3,
+    checkpoint_every=4,
+    log_every=4,
+    data_threads=2,
+    precision="fp32",  # what is measured may be another one from run to run
+    options={},
 )
 
 
@@ -163,6 +171,25 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
         timings = ("seconds_a_step", "waiting")
         logs.append([{k: v for k, v in row.items() if k not in timings} for row in rows])
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "8", "12"]
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter(["fp32", "bf16"])
+    monkeypatch.setattr(train, "faster_precision", lambda _: next(measured))
+
+    def kill(step: int, steps: int) -> None:
+        if step == 4:
+            raise Killed
+
+    config = replace(CONFIG, precision="auto")
+    with pytest.raises(Killed):
+        run(tmp_path, config=config, reports=train.Reports(progress=kill))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["config"]["precision"] == "fp32"
+    run(tmp_path, config=config, resume=True)
+    assert next(measured) == "bf16"  # nothing has asked again
 
 
 def test_the_discriminator_learns_and_is_kept(tmp_path: Path) -> None:
