@@ -145,7 +145,8 @@ def _measure(model: Recipe, threads: int) -> Choice:
             sessions[name] = candidate
     for line in refused:
         _warn(f"auto leaves out {line}")
-    seconds = time_passes(sessions, batches[:: len(batches) // len(sides)])
+    one_a_size = batches[:: len(batches) // len(sides)]
+    seconds = time_passes(sessions, one_a_size)
     fastest = min(seconds, key=lambda name: seconds[name])
     if seconds["onnx"] < FASTER * seconds[fastest]:
         fastest = "onnx"
