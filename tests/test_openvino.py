@@ -22,7 +22,17 @@ from fhrt.errors import ModelError, RuntimeMissing, UsageError
 from fhrt.models import Recipe, recipe
 from fhrt.runtime import choice as choosing
 from fhrt.runtime.onnx import OnnxSession
-from fhrt.runtime.openvino import PRECISIONS, OpenVinoSession, library, multiplies_bf16
+from fhrt.runtime.openvino import (
+    HINTS,
+    PRECISIONS,
+    WEIGHED,
+    OpenVinoSession,
+    _core,
+    _in_two,
+    _rounded,
+    library,
+    multiplies_bf16,
+)
 from fhrt.runtime.session import Batch, open_session
 from fhrt.weights import data_folder
 
@@ -117,14 +127,45 @@ def test_sliced_and_read_only_batches_pass_and_are_not_touched() -> None:
 
 @pytest.mark.parametrize("runtime", PRECISIONS)
 def test_the_precision_is_what_the_convolutions_run_in(runtime: str) -> None:
-    if runtime == "openvino-bf16" and not multiplies_bf16():
+    if "bf16" in runtime and not multiplies_bf16():
         pytest.skip("this processor does not multiply bf16")
     session = open_session("restore", "cpu", runtime, 1)
     assert isinstance(session, OpenVinoSession) and session.runtime == runtime
     graph = session._compiled.get_runtime_model()
     facts = [node.get_rt_info() for node in graph.get_ops()]
     said = {f["runtimePrecision"].value for f in facts if f["layerType"].value == "Convolution"}
-    assert {"f32": "fp32", "bf16": "bf16"}[said.pop()] == session.precision and not said
+    assert said == {HINTS[session.precision]}
+
+
+def test_weights_as_sums_of_two_bf16_are_known_to_sixteen_bits() -> None:
+    path = recipe(SMALL).onnx_path()
+    plain = _core().read_model(path)
+    halved = _in_two(_core().read_model(path))
+
+    def weights(node: Any) -> Any:
+        """None where they are computed."""
+        kept = node.input_value(1).get_node()
+        if kept.get_type_name() == "Convert":
+            kept = kept.input_value(0).get_node()
+        return kept.get_data().astype(np.float64) if kept.get_type_name() == "Constant" else None
+
+    def is_layer(node: Any) -> bool:
+        return node.get_type_name() in WEIGHED and weights(node) is not None
+
+    given = [weights(node) for node in plain.get_ordered_ops() if is_layer(node)]
+    inputs = [[i.get_node() for i in node.input_values()] for node in halved.get_ordered_ops()]
+    sums = [nodes for nodes in inputs if len(nodes) == 2 and all(map(is_layer, nodes))]
+    pairs = [[weights(node) for node in nodes] for nodes in sums]
+    assert {(high + low).tobytes() for high, low in pairs} == {w.tobytes() for w in given}
+    assert len(pairs) == len(given) > 5
+    for high, low in pairs:
+        assert np.array_equal(_rounded(high.astype(np.float32)), high)
+        rest = np.abs(low - _rounded(low.astype(np.float32)))
+        assert (rest <= 2.0**-16 * np.abs(high)).all()
+    batch = noise(1, 3, 64, 64)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    outputs = [_core().compile_model(graph, "CPU", exact)(batch)[0] for graph in (plain, halved)]
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-4
 
 
 def test_bf16_is_refused_where_the_processor_does_not_multiply_it(
@@ -294,27 +335,46 @@ def test_the_gate_lets_a_small_difference_pass(
     assert "openvino" in choose().why and "dB" not in choose().why  # 46 dB
 
 
-def test_a_bf16_that_is_too_coarse_is_left_out_and_fp32_stays(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("bf16", "bf16x2", "taken"),
+    [
+        (0.0, 0.0, "openvino-bf16"),
+        (0.01, 0.0, "openvino-bf16x2"),
+        (0.01, 0.01, "openvino"),
+    ],
+)
+def test_a_bf16_that_is_too_coarse_is_left_out(
+    bf16: float, bf16x2: float, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    errors = {"openvino": 0.0, "openvino-bf16": bf16, "openvino-bf16x2": bf16x2}
+    opened = []
+
     class Coarse(OpenVinoSession):
         """As on a processor with bf16, whichever this one is."""
 
         def __init__(self, model: Recipe, device: str, threads: int, runtime: str) -> None:
             super().__init__(model, device, threads)
-            self.error = 0.01 if runtime == "openvino-bf16" else 0.0
+            self.error = errors[runtime]
+            opened.append(runtime)
 
         def __call__(self, batch: Batch) -> Batch:
             return super().__call__(batch) + np.float32(self.error)
 
     monkeypatch.setattr(choosing, "multiplies_bf16", lambda: True)
     monkeypatch.setattr(choosing, "OpenVinoSession", Coarse)
+    speeds = {"openvino-bf16": 1.0, "openvino-bf16x2": 2.0, "openvino": 3.0, "onnx": 4.0}
     monkeypatch.setattr(
-        choosing, "time_passes", lambda sessions, _: {n: float(n == "onnx") for n in sessions}
+        choosing, "time_passes", lambda sessions, _: {name: speeds[name] for name in sessions}
     )
-    with pytest.warns(RuntimeWarning, match="auto leaves out openvino-bf16: 40 dB"):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         choice = choose()
-    assert choice.runtime == "openvino" and "openvino-bf16" in choice.why
+    refused = [f"{word}: 40 dB" for word, error in errors.items() if error]
+    assert choice.runtime == taken and all(line in choice.why for line in refused)
+    told = [str(one.message).partition(" from")[0] for one in said]
+    assert told == [f"auto leaves out {line}" for line in refused]
+    # the slower one is opened only where it may be needed
+    assert ("openvino-bf16x2" in opened) == (bf16 > 0)
 
 
 def test_an_openvino_that_fails_later_is_replaced_by_onnx(

@@ -47,7 +47,7 @@ class Setup:
     def multiplies(self) -> str:
         """The precision of the product of matrices that it is to be compared with: bf16 has another
         ceiling than fp32, and so has fp16 on a GPU. (A CPU computes fp16 in fp32.)"""
-        if self.runtime == "openvino-bf16":
+        if self.runtime.startswith("openvino-bf16"):
             return "bf16"
         return "fp16" if self.device != "cpu" and self.precision == "fp16" else "fp32"
 

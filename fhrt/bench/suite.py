@@ -214,8 +214,10 @@ def _share(
             "product": work.flops / product.work,
             "copy": work.bytes / copy.work * times["copy"].over(),
         }
-        if setup.runtime == "openvino-bf16":  # its values have half the bytes of the file's
+        if setup.multiplies == "bf16":  # its values have half the bytes of the file's
             floors["copy"] /= 2
+        if setup.runtime == "openvino-bf16x2":  # which multiplies twice
+            floors["product"] *= 2
         found["bound"] = max(floors, key=lambda name: floors[name])
         found["share"] = floors[found["bound"]] / times[setup.key].over()
         found["error"] = times[setup.key].error()

@@ -18,7 +18,9 @@ def bench(
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option("--runtime", help="onnx, openvino, openvino-bf16, torch; all else."),
+        typer.Option(
+            "--runtime", help="onnx, openvino, openvino-bf16, openvino-bf16x2, torch; all else."
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; all else.")

@@ -55,7 +55,11 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(envvar="FHRT_DEVICE", help="auto, cpu, cuda:N.")] = "auto",
     runtime: Annotated[
-        str, typer.Option(envvar="FHRT_RUNTIME", help="auto, onnx, openvino, openvino-bf16, torch.")
+        str,
+        typer.Option(
+            envvar="FHRT_RUNTIME",
+            help="auto, onnx, openvino, openvino-bf16, openvino-bf16x2, torch.",
+        ),
     ] = "auto",
     detector: Annotated[
         Path | None, typer.Option(help="A YuNet file to score in place of the bundled detector.")

@@ -89,7 +89,8 @@ def run(
         str,
         typer.Option(
             envvar="FHRT_RUNTIME",
-            help="auto, onnx, onnx-tensorrt, openvino, openvino-bf16, torch, tensorrt.",
+            help="auto, onnx, onnx-tensorrt, openvino, openvino-bf16, openvino-bf16x2, torch, "
+            "tensorrt.",
         ),
     ] = "auto",
     detector: Annotated[

@@ -20,7 +20,10 @@ from fhrt.errors import RuntimeMissing, UsageError
 from fhrt.models import Recipe, recipe, recipe_from_metadata
 
 Batch = NDArray[np.float32]
-RUNTIMES = ("auto", "onnx", "onnx-tensorrt", "torch", "openvino", "openvino-bf16", "tensorrt")
+RUNTIMES = (
+    *("auto", "onnx", "onnx-tensorrt", "torch"),
+    *("openvino", "openvino-bf16", "openvino-bf16x2", "tensorrt"),
+)
 PICTURE_TASKS = ("restore", "upscale", "unmask")
 
 
@@ -71,9 +74,9 @@ def open_session(
 
     device: auto, cpu or cuda:N. runtime: onnx, onnx-tensorrt (ONNX Runtime's TensorRT, which builds
     its engines itself), torch, openvino (CPU only), openvino-bf16 (the same, computing in bf16),
-    tensorrt (an artifact's engine); or auto: tensorrt where there are an engine and a GPU, else
-    onnx, or on a CPU either openvino where it is installed and faster (runtime.choice). threads:
-    CPU threads, 0 for all.
+    openvino-bf16x2 (with each weight as a sum of two), tensorrt (an artifact's engine); or auto:
+    tensorrt where there are an engine and a GPU, else onnx, or on a CPU one of openvino's where it
+    is installed and faster (runtime.choice). threads: CPU threads, 0 for all.
     Raises UsageError for unknown words, RuntimeMissing where the device or the runtime cannot be
     had (never another one in its place), ModelError for a file that cannot be used.
     """
@@ -94,7 +97,7 @@ def open_session(
         from fhrt.runtime.torch import TorchSession
 
         return TorchSession(found, kind, index, threads)
-    if runtime in ("openvino", "openvino-bf16"):
+    if runtime.startswith("openvino"):
         need("openvino", "openvino")
         from fhrt.runtime.openvino import OpenVinoSession
 

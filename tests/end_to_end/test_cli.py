@@ -205,7 +205,12 @@ def test_json_is_one_object_a_file_with_its_schema(
     for line in lines:
         keys = {"input", "output", "faces", "seconds", "device", "runtime", "error"}
         assert keys <= line.keys() <= keys | {"note"}
-        assert line["device"] == "cpu" and line["runtime"] in ("onnx", "openvino", "openvino-bf16")
+        assert line["device"] == "cpu" and line["runtime"] in (
+            "onnx",
+            "openvino",
+            "openvino-bf16",
+            "openvino-bf16x2",
+        )
         assert all(seconds >= 0 for seconds in line["seconds"].values())
     good, bad, _ = lines
     assert good["output"] == str(tmp_path / "out" / "portrait.png") and good["error"] is None

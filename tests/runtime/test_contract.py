@@ -24,7 +24,7 @@ from fhrt.quality.metrics import psnr
 from fhrt.runtime.gpu import find_gpu
 from fhrt.runtime.session import Session, open_session
 
-ON_CPU = ["onnx", "openvino", "openvino-bf16", "torch"]
+ON_CPU = ["onnx", "openvino", "openvino-bf16", "openvino-bf16x2", "torch"]
 ON_GPU = [
     "onnx cuda",
     "onnx-tensorrt cuda",
@@ -45,7 +45,7 @@ def on_cpu(runtime: str) -> Session:
             pytest.skip("fhrt[openvino] is not installed")
         from fhrt.runtime.openvino import multiplies_bf16
 
-        if runtime == "openvino-bf16" and not multiplies_bf16():
+        if "bf16" in runtime and not multiplies_bf16():
             pytest.skip("this processor does not multiply bf16")
     if runtime == "torch":
         try:
@@ -118,9 +118,9 @@ def reference() -> Session:
 def agree(session: Session, given: np.ndarray, expected: np.ndarray) -> None:
     """As nearly as the precision allows: the gate that exports of it have to pass."""
     assert given.shape == expected.shape and given.dtype == np.float32
-    assert psnr(255 * given, 255 * expected) >= GATES[session.precision] or np.array_equal(
-        given, expected
-    )
+    assert psnr(255 * given, 255 * expected) >= GATES[
+        session.precision.removesuffix("x2")
+    ] or np.array_equal(given, expected)
     if session.precision == "fp32":
         assert np.abs(given - expected).max() < 1e-3
 
@@ -146,7 +146,7 @@ def test_a_session_says_what_it_is(session: Session, request: pytest.FixtureRequ
     assert session.name == "restore" and session.scale == 1
     assert session.sizes == (256, 384, 512)
     assert session.device == ("cpu" if words[0] in ON_CPU and "cuda" not in words else "cuda:0")
-    lower = "bf16" if words[0] == "openvino-bf16" else "fp32"
+    lower = words[0].removeprefix("openvino-") if "bf16" in words[0] else "fp32"
     assert session.precision == next((w for w in words if w in GATES), lower)
     assert session.batch_max == 8
 
