@@ -51,6 +51,11 @@ class Setup:
             return "bf16"
         return "fp16" if self.device != "cpu" and self.precision == "fp16" else "fp32"
 
+    @property
+    def products(self) -> int:
+        """How often it multiplies with each weight: with one that is a sum of two, twice."""
+        return 2 if self.runtime == "openvino-bf16x2" else 1
+
 
 @dataclass(frozen=True)
 class Gap:

@@ -211,13 +211,11 @@ def _share(
     }
     if setup.precision != "int8":  # whose products no product of floats is a ceiling of
         floors = {  # in times of the product
-            "product": work.flops / product.work,
+            "product": setup.products * work.flops / product.work,
             "copy": work.bytes / copy.work * times["copy"].over(),
         }
         if setup.multiplies == "bf16":  # its values have half the bytes of the file's
             floors["copy"] /= 2
-        if setup.runtime == "openvino-bf16x2":  # which multiplies twice
-            floors["product"] *= 2
         found["bound"] = max(floors, key=lambda name: floors[name])
         found["share"] = floors[found["bound"]] / times[setup.key].over()
         found["error"] = times[setup.key].error()

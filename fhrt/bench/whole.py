@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from fhrt.bench.cases import Gap, Setup
 from fhrt.bench.ceiling import TRIED, fastest_product
 from fhrt.bench.counts import count_networks
 from fhrt.bench.peers import Peer, Scene, decode_all_then_process, photo_peers
-from fhrt.bench.timing import alternate
+from fhrt.bench.timing import Times, alternate
 from fhrt.detect import DetectFaces
 from fhrt.errors import RuntimeMissing
 from fhrt.faces import Face, Picture, choose_side
@@ -43,60 +43,75 @@ def restores(setup: Setup) -> bool:
     return setup.recipe.scale == 1
 
 
+@dataclass
+class _Photos:
+    """One setup's calls beside a product of matrices of `work` FLOP, and the seconds of the stages
+    in each."""
+
+    times: Times
+    stages: list[dict[str, float]]
+    work: float
+
+    def share(self, stage: str, flops: float) -> float:
+        """Of the product's FLOP/s, right before and after."""
+        return flops / self.work / self.times.over([spent[stage] for spent in self.stages])
+
+    def part(self, stage: str) -> float:
+        """Of the time of `Restorer.restore`."""
+        return median(spent[stage] / spent["all"] for spent in self.stages)
+
+
 def photo_rows(setups: Sequence[Setup], threads: int, rounds: int, most: float) -> list[Row]:
     """A JPEG of 1280×720 with four faces, from its bytes to those of the restored one: wall-clock
     percentiles, and the median seconds of each stage. The setups take turns.
 
-    share: of the machine's ceiling, over all of `Restorer.restore`, thus without the JPEG; with
-    `share detect` and `share restore` for its two stages that have networks: each of the ceiling at
-    the precision that it computes in. On the CPU."""
+    share: of the machine's ceiling, over all of `Restorer.restore`, thus without the JPEG: `share
+    detect` and `share restore`, of its two stages that have networks, by the part of the time that
+    they take. Each is of the ceiling at the precision that it computes in. On the CPU."""
     scene = scenes.four_faces()
     data = encode_picture(scene, Path("scene.jpg"))
-    stages: dict[str, list[dict[str, float]]] = defaultdict(list)
+    setups = [setup for setup in setups if restores(setup)]
+    restorers = {setup.key: restorer_of(setup, threads) for setup in setups}
 
-    def once(key: str, restorer: Restorer) -> Callable[[], object]:
-        def call() -> None:
-            spent: dict[str, float] = {}
-            with_clock = _Clock(spent)
-            photo = with_clock("decode", lambda: read_photo(data))
-            restored = with_clock("all", lambda: restorer.restore(photo.picture))
-            with_clock("encode", lambda: encode_photo(photo, restored.picture, 1, "JPEG"))
-            stages[key].append(spent | restored.seconds)
+    def once(restorer: Restorer, stages: list[dict[str, float]]) -> None:
+        spent: dict[str, float] = {}
+        with_clock = _Clock(spent)
+        photo = with_clock("decode", lambda: read_photo(data))
+        restored = with_clock("all", lambda: restorer.restore(photo.picture))
+        with_clock("encode", lambda: encode_photo(photo, restored.picture, 1, "JPEG"))
+        stages.append(spent | restored.seconds)
 
-        return call
+    def beside(precision: str, keys: Sequence[str]) -> dict[str, _Photos]:
+        product = fastest_product("cpu", 0, threads, precision)
+        stages: dict[str, list[dict[str, float]]] = {key: [] for key in keys}
+        calls: dict[str, Callable[[], object]] = {"product": product.call}
+        calls |= {key: partial(once, restorers[key], stages[key]) for key in keys}
+        times = alternate(calls, rounds, most, beside="product", sure=keys)
+        timed = {key: stages[key][-len(times[key].calls) :] for key in keys}
+        return {key: _Photos(times[key], timed[key], product.work) for key in keys}
 
-    restorers = {s.key: restorer_of(s, threads) for s in setups if restores(s)}
-    calls = {key: once(key, restorer) for key, restorer in restorers.items()}
-    products = {"fp32": fastest_product("cpu", 0, threads)}
-    calls["product"] = products["fp32"].call
-    if any(setup.multiplies == "bf16" for setup in setups):
-        products["bf16"] = fastest_product("cpu", 0, threads, "bf16")
-        calls["product bf16"] = products["bf16"].call
-    sure = [name for name in calls if name != "product"]
-    times = alternate(calls, rounds, most, beside="product", sure=sure)
-    # seconds of a FLOP at each precision, in times of the fp32 product
-    slow = {
-        word: (times["product bf16"].over() if word == "bf16" else 1.0) / product.work
-        for word, product in products.items()
-    }
+    photos = beside("fp32", list(restorers))
+    lowered = [setup.key for setup in setups if setup.multiplies == "bf16"]
+    in_bf16 = beside("bf16", lowered) if lowered else {}
     rows = []
-    for setup in (s for s in setups if s.key in restorers):
-        taken = times[setup.key]
-        timed = stages[setup.key][-len(taken.wall) :]
+    for setup in setups:
+        own = photos[setup.key]
         row: Row = {
             "kind": "photo",
             "key": f"photo {setup.key}",
             "work": "1280×720 JPEG, four faces",
-            **taken.figures(),
-            "stages": {stage: median(spent[stage] for spent in timed) for stage in STAGES},
+            **own.times.figures(),
+            "stages": {stage: median(spent[stage] for spent in own.stages) for stage in STAGES},
         }
         if setup.device == "cpu" and setup.precision != "int8":
             flops = count_networks(restorers[setup.key], scene, setup.file)
-            rates = {"detect": slow["fp32"], "restore": slow[setup.multiplies]}
-            floors = {name: work * rates[name] for name, work in flops.items()}
-            for name, floor in [("all", sum(floors.values())), *floors.items()]:
-                word = "share" if name == "all" else f"share {name}"
-                row[word] = floor / taken.over([spent[name] for spent in timed])
+            restoring = in_bf16.get(setup.key, own)
+            shares = {
+                "detect": own.share("detect", flops["detect"]),
+                "restore": restoring.share("restore", setup.products * flops["restore"]),
+            }
+            row |= {f"share {stage}": share for stage, share in shares.items()}
+            row["share"] = sum(share * own.part(stage) for stage, share in shares.items())
         rows.append(row)
     return rows
 

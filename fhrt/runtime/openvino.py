@@ -126,7 +126,7 @@ def _load(path: Path, precision: str, options: dict[str, str]) -> Any:
 
 
 def _in_two(graph: Any) -> Any:
-    """The graph with the fp32 weights of its layers as sums of two bf16, each of which the input is
+    """The graph with the weights of its layers as sums of two bf16, each of which the input is
     multiplied with: f(x, w) = f(x, high) + f(x, w - high). OpenVINO adds the second to the first
     where that is made. 16 bits of each weight are left, for twice the multiplications (Henry, Tang
     and Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype, 2019). In place."""
