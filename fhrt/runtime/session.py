@@ -21,8 +21,14 @@ from fhrt.models import Recipe, recipe, recipe_from_metadata
 
 Batch = NDArray[np.float32]
 RUNTIMES = (
-    *("auto", "onnx", "onnx-tensorrt", "torch"),
-    *("openvino", "openvino-bf16", "openvino-bf16x2", "tensorrt"),
+    "auto",
+    "onnx",
+    "onnx-tensorrt",
+    "torch",
+    "openvino",
+    "openvino-bf16",
+    "openvino-bf16x2",
+    "tensorrt",
 )
 PICTURE_TASKS = ("restore", "upscale", "unmask")
 
