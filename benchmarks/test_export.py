@@ -138,14 +138,14 @@ def test_gfpgan_is_faster_than_pytorch_and_gives_the_same(
 ) -> None:
     """What `--runtime auto` takes here, and bf16 where the processor multiplies it, beside PyTorch
     eager in fp32, with all cores each. With these drawn weights bf16 is too coarse for auto."""
-    bounds = {"auto": (1.3, 45), "openvino-bf16x2": (1.9, 45), "openvino-bf16": (1.9, 40)}
+    faster_than = {"auto": 1.3, "openvino-bf16x2": 1.9, "openvino-bf16": 1.9}
     found, name = recipe("gfpgan-v1.4"), "gfpgan-v1.4"
     checkpoint = tmp_path / found.checkpoint.files[0].file
     published(name, tmp_path).rename(checkpoint)
     Network(found, checkpoint).write(tmp_path / f"{name}.onnx")
     monkeypatch.setenv("FHRT_WEIGHTS", str(tmp_path))
     sessions = {}
-    for runtime in bounds:
+    for runtime in faster_than:
         with suppress(RuntimeMissing):
             sessions[runtime] = open_session(name, "cpu", runtime)
     exact = eager(found, "cpu", usable_cores())
@@ -166,7 +166,10 @@ def test_gfpgan_is_faster_than_pytorch_and_gives_the_same(
             f"{min(own):.1f} dB at least, {np.mean(own):.1f} mean, over 1 {min(one):.1f} and "
             f"{np.mean(one):.1f}"
         )
-        assert faster >= bounds[word][0] and min(own) >= bounds[word][1]
+        assert faster >= faster_than[word]
+        # plain bf16 keeps it on the mean of the faces only: bf16x2 is there for that
+        kept = {"auto": min(one), "openvino-bf16x2": min(own), "openvino-bf16": np.mean(own)}
+        assert kept[word] >= 45 and min(own) >= 40
 
 
 @needs_shared
