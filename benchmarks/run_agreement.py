@@ -24,7 +24,9 @@ RATIOS = ("ratio", "share", "share detect", "share restore", "times_fhrt")
 
 def ratios(results: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for row in results["rows"]:
-        yield from ((f"{row['key']}: {name}", row[name]) for name in RATIOS if name in row)
+        for name in RATIOS:
+            if row.get(name, 1) != 1:  # 1: what the others are set over
+                yield f"{row['key']}: {name}", row[name]
     for name, curve in results.get("scaling", {}).items():
         yield f"growth over {name}", 2 ** curve["slope"]
 
